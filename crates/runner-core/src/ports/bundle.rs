@@ -1,0 +1,108 @@
+//! Running a bundle on a worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use beam_model::fn_execution::ProcessBundleDescriptor;
+use beam_model::pipeline::{Environment, MonitoringInfo};
+use beam_model::time::EventTime;
+use bytes::Bytes;
+
+use super::StateHandler;
+use crate::fault::Fault;
+
+/// An executable stage as a worker is told of it.
+#[derive(Clone, Debug)]
+pub struct StageSpec {
+    /// For people: what the stage holds, e.g. `stage 3 (Split, PairWithOne)`.
+    pub name: String,
+    pub environment_id: String,
+    pub environment: Environment,
+    /// Complete but for endpoints: whoever registers it fills in the `api_service_descriptor` of each
+    /// `RemoteGrpcPort` (transforms `beam:runner:source:v1` and `beam:runner:sink:v1`) and
+    /// `state_api_service_descriptor`. Its `id` is unique in the job.
+    pub descriptor: ProcessBundleDescriptor,
+}
+
+/// The workers of one job.
+#[async_trait]
+pub trait JobBundleFactory: Send + Sync {
+    /// How many bundles of this environment may run at once; at least 1.
+    fn parallelism(&self, environment_id: &str) -> usize;
+
+    /// A factory for bundles of a stage. Workers are started on the first bundle, not here.
+    fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory>;
+
+    /// Stops every worker of the job and frees all that they held. Bounded: a worker that does not
+    /// stop is killed. Called once, when no bundle runs any more.
+    async fn close(&self);
+}
+
+/// One stage on the workers of its environment.
+#[async_trait]
+pub trait StageBundleFactory: Send + Sync {
+    /// Runs one attempt of a bundle from beginning to end on some worker and returns when the worker
+    /// has answered `ProcessBundle` and all its output has arrived. Dropping the future gives the
+    /// bundle up.
+    ///
+    /// Errors: the user's exception with its stack ([`crate::fault::Blame::User`]), or a worker that
+    /// did not start, died, or broke the protocol ([`crate::fault::Blame::Environment`]).
+    async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault>;
+}
+
+/// One attempt of a bundle.
+pub struct RemoteBundle {
+    /// Unique in the job over all bundles and attempts; becomes part of the instruction id.
+    pub instruction: String,
+    pub inputs: Vec<BundleInput>,
+    pub state: Arc<dyn StateHandler>,
+    pub outputs: Arc<dyn OutputReceiver>,
+}
+
+/// The elements for one data source of the stage.
+pub struct BundleInput {
+    /// The `beam:runner:source:v1` transform that reads them.
+    pub transform_id: String,
+    /// Encoded windowed values; a block holds whole elements only. Pulled as the worker's flow control
+    /// allows, so a long input need never be in memory as a whole.
+    pub blocks: Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>,
+}
+
+/// Takes the output of a running bundle. All of it is tentative until the bundle is committed.
+pub trait OutputReceiver: Send + Sync {
+    /// A block of encoded windowed values that the sink `transform_id` wrote. A block holds whole
+    /// elements only. An error ends the bundle.
+    fn receive(&self, transform_id: &str, block: Bytes) -> Result<(), Fault>;
+}
+
+/// What a worker answered to `ProcessBundle`, its output aside.
+#[derive(Default)]
+pub struct BundleResult {
+    pub residuals: Vec<Residual>,
+    pub monitoring_infos: Vec<MonitoringInfo>,
+    /// There if the bundle asked to be told of its commit (`requires_finalization`).
+    pub finalizer: Option<Box<dyn Finalizer>>,
+}
+
+/// Work that a bundle left undone: a `DelayedBundleApplication`.
+#[derive(Clone, Debug)]
+pub struct Residual {
+    /// The transform that is to get the element, and which of its inputs (`BundleApplication`).
+    pub transform_id: String,
+    pub input_id: String,
+    /// An encoded windowed value for that input.
+    pub element: Bytes,
+    /// Not to be resumed before this much processing time has gone by.
+    pub delay: Duration,
+    /// By output: no output of the element will be before this event time.
+    pub output_watermarks: BTreeMap<String, EventTime>,
+}
+
+/// Tells the worker that its bundle is committed.
+#[async_trait]
+pub trait Finalizer: Send {
+    /// Runs the bundle's callbacks. A failure is the callback's own and must not fail the job.
+    async fn finalize(self: Box<Self>) -> Result<(), Fault>;
+}

@@ -1,0 +1,17 @@
+//! What the executor needs of the world, as traits that other crates implement.
+//!
+//! [`JobBundleFactory`] → [`StageBundleFactory`] → [`RemoteBundle`]: a job's workers, a stage on them,
+//! one bundle. [`StateHandler`] and [`OutputReceiver`] are the way back: what a worker asks for and
+//! what it produces while a bundle runs. [`ArtifactSource`] hands staged files to workers,
+//! [`WorkerLogSink`] takes their log lines.
+
+mod bundle;
+mod state;
+mod workers;
+
+pub use bundle::{
+    BundleInput, BundleResult, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle, Residual,
+    StageBundleFactory, StageSpec,
+};
+pub use state::{StateHandler, StateKey, StatePage};
+pub use workers::{ArtifactSource, LogSeverity, WorkerLog, WorkerLogSink};

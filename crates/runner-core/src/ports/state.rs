@@ -1,0 +1,86 @@
+//! What a worker asks of its runner while a bundle runs: the `BeamFnState` service without the wire.
+
+use bytes::Bytes;
+
+use crate::fault::Fault;
+
+/// A `StateKey`: whose state or side input, of which window and key. Windows and keys are encoded, as
+/// the worker sent them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum StateKey {
+    /// The runner's own: what an iterable in an element refers to.
+    Runner {
+        key: Bytes,
+    },
+    IterableSideInput {
+        transform_id: String,
+        side_input_id: String,
+        window: Bytes,
+    },
+    MultimapSideInput {
+        transform_id: String,
+        side_input_id: String,
+        window: Bytes,
+        key: Bytes,
+    },
+    MultimapKeysSideInput {
+        transform_id: String,
+        side_input_id: String,
+        window: Bytes,
+    },
+    MultimapKeysValuesSideInput {
+        transform_id: String,
+        side_input_id: String,
+        window: Bytes,
+    },
+    BagUserState {
+        transform_id: String,
+        state_id: String,
+        window: Bytes,
+        key: Bytes,
+    },
+    MultimapUserState {
+        transform_id: String,
+        state_id: String,
+        window: Bytes,
+        key: Bytes,
+        map_key: Bytes,
+    },
+    MultimapKeysUserState {
+        transform_id: String,
+        state_id: String,
+        window: Bytes,
+        key: Bytes,
+    },
+    MultimapEntriesUserState {
+        transform_id: String,
+        state_id: String,
+        window: Bytes,
+        key: Bytes,
+    },
+    /// `start` inclusive, `end` exclusive, in milliseconds of the sort key.
+    OrderedListUserState {
+        transform_id: String,
+        state_id: String,
+        window: Bytes,
+        key: Bytes,
+        start: i64,
+        end: i64,
+    },
+}
+
+/// A part of a state's value: whole encoded elements, one after another.
+#[derive(Clone, Debug, Default)]
+pub struct StatePage {
+    pub data: Bytes,
+    /// Where the next page begins; empty when this is the last.
+    pub continuation: Bytes,
+}
+
+/// Answers the state requests of one bundle. Called from many threads.
+pub trait StateHandler: Send + Sync {
+    /// The page of `key`'s value that `continuation` (empty: the first) names.
+    fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault>;
+    fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault>;
+    fn clear(&self, key: &StateKey) -> Result<(), Fault>;
+}

@@ -1,0 +1,52 @@
+//! What workers need besides work: their files, and somewhere to log.
+
+use std::io::Read;
+use std::time::SystemTime;
+
+use beam_model::pipeline::ArtifactInformation;
+
+use crate::fault::Fault;
+
+/// The staged files of one job.
+pub trait ArtifactSource: Send + Sync {
+    /// Opens a staged artifact of this job, as named in its environments' dependencies. Those have the
+    /// type `beam:artifact:type:file:v1` and a path that begins with the job's id and a slash.
+    ///
+    /// Errors: the artifact is none of this job's.
+    fn open(&self, artifact: &ArtifactInformation) -> Result<Box<dyn Read + Send>, Fault>;
+}
+
+/// Takes the log lines of a job's workers. Must not block.
+pub trait WorkerLogSink: Send + Sync {
+    fn log(&self, entry: WorkerLog);
+}
+
+/// A `LogEntry`.
+#[derive(Clone, Debug)]
+pub struct WorkerLog {
+    pub severity: LogSeverity,
+    pub time: SystemTime,
+    pub message: String,
+    /// The stack trace that belongs to the message, or empty.
+    pub trace: String,
+    pub worker_id: String,
+    /// The instruction during which it was logged, or empty.
+    pub instruction_id: String,
+    /// The id of the transform that logged it, or empty.
+    pub transform_id: String,
+    /// Where in the code, e.g. `file.py:12`, or empty.
+    pub location: String,
+    pub thread: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogSeverity {
+    Unspecified,
+    Trace,
+    Debug,
+    Info,
+    Notice,
+    Warn,
+    Error,
+    Critical,
+}
