@@ -1,0 +1,66 @@
+# Names for plain commands. `make help` lists them; every recipe can be typed by hand.
+
+PYTHON ?= $(shell scripts/find-python)
+VENV := .venv
+VENV_PYTHON := $(VENV)/bin/python
+BEAM_VERSION := $(shell cat proto/BEAM_VERSION)
+INPUT ?= tests/data/kinglear.txt
+OUTPUT ?= target/wordcount
+SUITE ?= portable
+ENV ?= LOOPBACK
+DEBUG_BIN := target/debug/beamline
+RELEASE_BIN := target/release/beamline
+# Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
+SDK_TEST_SECONDS ?= 900
+
+.DEFAULT_GOAL := help
+.PHONY: help run test test-rust test-sdk check-proto venv conformance bench fmt release debug clean-venv
+
+help: ## list the names
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
+
+run: release venv ## Beam's Python WordCount on a fresh server, checked (INPUT=/some/file, OUTPUT=folder)
+	$(VENV_PYTHON) scripts/wordcount.py --beamline $(RELEASE_BIN) --input '$(INPUT)' --output '$(OUTPUT)'
+
+test: test-rust check-proto test-sdk ## everything that .ci/run runs
+
+test-rust: ## formatting, lints and the Rust tests
+	cargo fmt --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test --workspace
+
+check-proto: venv ## proto/ is what the pinned SDK carries
+	$(VENV_PYTHON) proto/regenerate.py --check
+
+test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='-k name' for some)
+	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) $(VENV_PYTHON) -m pytest -c tests/sdk/pytest.ini \
+	  --session-timeout=$(SDK_TEST_SECONDS) tests/sdk $(ARGS)
+
+conformance: release $(VENV)/conformance.stamp ## the SDK's own tests (SUITE=portable ENV=LOOPBACK|EXTERNAL|PROCESS)
+	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) --env $(ENV) $(ARGS)
+
+bench: release venv ## the benchmarks, beside their peers
+	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) $(ARGS)
+
+debug: ## target/debug/beamline
+	cargo build -p beamline
+
+release: ## target/release/beamline
+	cargo build --release -p beamline
+
+fmt: ## format the Rust code
+	cargo fmt
+
+venv: $(VENV)/tests.stamp ## .venv with the pinned Beam SDK and what the tests need
+
+$(VENV)/tests.stamp: tests/requirements.txt proto/BEAM_VERSION
+	test -x $(VENV_PYTHON) || $(PYTHON) -m venv $(VENV)
+	$(VENV_PYTHON) -m pip install --quiet 'apache-beam==$(BEAM_VERSION)' -r tests/requirements.txt
+	touch $@
+
+$(VENV)/conformance.stamp: tests/conformance/requirements.txt $(VENV)/tests.stamp
+	$(VENV_PYTHON) -m pip install --quiet -r tests/conformance/requirements.txt
+	touch $@
+
+clean-venv: ## remove .venv
+	rm -rf $(VENV)
