@@ -9,5 +9,10 @@
 
 pub mod backend;
 pub mod fault;
+pub mod metrics;
+pub mod fusion;
+pub mod graph;
 pub mod options;
+pub mod plan;
 pub mod ports;
+pub mod rewrite;
