@@ -1,0 +1,280 @@
+//! Checks a submitted pipeline and names every fault at once.
+
+use std::collections::{BTreeMap, HashSet};
+
+use beam_model::pipeline::{Components, PTransform, Pipeline};
+use beam_model::urns::standard_requirements;
+use prost::Message;
+
+use super::primitive::{self, PrimitiveKind};
+use super::{MAX_CODER_DEPTH, distinct, user_name};
+use crate::backend::Refusal;
+
+const KNOWN_REQUIREMENTS: [&str; 6] = [
+    standard_requirements::REQUIRES_STATEFUL_PROCESSING,
+    standard_requirements::REQUIRES_BUNDLE_FINALIZATION,
+    standard_requirements::REQUIRES_STABLE_INPUT,
+    standard_requirements::REQUIRES_TIME_SORTED_INPUT,
+    standard_requirements::REQUIRES_SPLITTABLE_DOFN,
+    standard_requirements::REQUIRES_ON_WINDOW_EXPIRATION,
+];
+
+/// How deep composites may nest.
+const MAX_COMPOSITE_DEPTH: usize = 1_000;
+
+/// Adds every fault to `refusal` and returns the primitives in the order in which they were found.
+pub(super) fn check(pipeline: &Pipeline, components: &Components, refusal: &mut Refusal) -> Vec<String> {
+    for requirement in &pipeline.requirements {
+        if !KNOWN_REQUIREMENTS.contains(&requirement.as_str()) {
+            refusal.unsupported("pipeline", format!("requirement {requirement} is not known to this runner"));
+        }
+    }
+    let mut walk = Walk { components, refusal, seen: HashSet::new(), primitives: Vec::new() };
+    for root in roots(pipeline, components) {
+        walk.transform(&root, 0);
+    }
+    let primitives = walk.primitives;
+    let check = Check { components };
+    check.producers(&primitives, refusal);
+    for id in &primitives {
+        check.primitive(id, refusal);
+    }
+    primitives
+}
+
+/// The pipeline's roots; for one that names none, every transform that is no part of another.
+fn roots(pipeline: &Pipeline, components: &Components) -> Vec<String> {
+    if !pipeline.root_transform_ids.is_empty() {
+        return pipeline.root_transform_ids.clone();
+    }
+    let parts: HashSet<&String> = components.transforms.values().flat_map(|t| &t.subtransforms).collect();
+    components.transforms.keys().filter(|id| !parts.contains(id)).cloned().collect()
+}
+
+/// Goes down the composites to the primitives.
+struct Walk<'a> {
+    components: &'a Components,
+    refusal: &'a mut Refusal,
+    seen: HashSet<String>,
+    primitives: Vec<String>,
+}
+
+impl Walk<'_> {
+    fn transform(&mut self, id: &str, depth: usize) {
+        let Some(transform) = self.components.transforms.get(id) else {
+            self.refusal.invalid(format!("transform {id}"), "is named as a part, but not in the pipeline");
+            return;
+        };
+        if !self.seen.insert(id.to_owned()) {
+            self.refusal.invalid(self.name(id), "is a part of two composites, or of itself");
+            return;
+        }
+        if depth > MAX_COMPOSITE_DEPTH {
+            self.refusal.invalid(self.name(id), "composites nest too deep");
+            return;
+        }
+        let urn = primitive::urn(transform);
+        match primitive::kind_of(urn) {
+            Some(PrimitiveKind::CombinePerKey) if !transform.subtransforms.is_empty() => {
+                self.combine(id, transform, depth)
+            }
+            Some(_) => self.primitives.push(id.to_owned()),
+            None if !transform.subtransforms.is_empty() => self.parts(transform, depth),
+            // A composite without parts may hand on its input; there is nothing to execute.
+            None if distinct(&transform.outputs).is_subset(&distinct(&transform.inputs)) => {}
+            None => self.refusal.unsupported(
+                self.name(id),
+                match urn {
+                    "" => "has no URN, no parts, and makes a PCollection".to_owned(),
+                    urn => format!("transform {urn} is not known to this runner"),
+                },
+            ),
+        }
+    }
+
+    /// A combine is a primitive if it can be lifted; that is for rewriting to decide, which needs its
+    /// parts validated as well.
+    fn combine(&mut self, id: &str, transform: &PTransform, depth: usize) {
+        if crate::rewrite::can_lift(self.components, transform) {
+            self.primitives.push(id.to_owned());
+        } else {
+            self.parts(transform, depth);
+        }
+    }
+
+    fn parts(&mut self, transform: &PTransform, depth: usize) {
+        for part in &transform.subtransforms {
+            self.transform(part, depth + 1);
+        }
+    }
+
+    fn name(&self, id: &str) -> String {
+        user_name(self.components, id)
+    }
+}
+
+struct Check<'a> {
+    components: &'a Components,
+}
+
+impl Check<'_> {
+    fn name(&self, id: &str) -> String {
+        user_name(self.components, id)
+    }
+
+    /// Each PCollection that is read is made, and made once.
+    fn producers(&self, primitives: &[String], refusal: &mut Refusal) {
+        let mut made_by: BTreeMap<&str, &str> = BTreeMap::new();
+        let transforms = || primitives.iter().filter_map(|id| Some((id, self.components.transforms.get(id)?)));
+        for (id, transform) in transforms() {
+            for output in distinct(&transform.outputs) {
+                if let Some(other) = made_by.insert(output, id) {
+                    let other = self.name(other);
+                    refusal.invalid(self.name(id), format!("makes PCollection {output}, as does {other}"));
+                }
+            }
+        }
+        for (id, transform) in transforms() {
+            for (tag, input) in &transform.inputs {
+                if !self.components.pcollections.contains_key(input) {
+                    refusal.invalid(
+                        self.name(id),
+                        format!("reads PCollection {input} (input {tag}), which is not in the pipeline"),
+                    );
+                } else if !made_by.contains_key(input.as_str()) {
+                    refusal.invalid(
+                        self.name(id),
+                        format!("reads PCollection {input} (input {tag}), which no transform makes"),
+                    );
+                }
+            }
+        }
+    }
+
+    fn primitive(&self, id: &str, refusal: &mut Refusal) {
+        let Some(transform) = self.components.transforms.get(id) else { return };
+        for pcollection in distinct(&transform.inputs).union(&distinct(&transform.outputs)) {
+            self.pcollection(id, pcollection, refusal);
+        }
+        match primitive::kind_of(primitive::urn(transform)) {
+            Some(PrimitiveKind::Sdk) => self.sdk_transform(id, transform, refusal),
+            Some(PrimitiveKind::GroupByKey | PrimitiveKind::CombinePerKey) => {
+                self.one_in_one_out(id, transform, refusal);
+                self.keyed_input(id, transform, refusal);
+            }
+            Some(PrimitiveKind::Redistribute) => self.one_in_one_out(id, transform, refusal),
+            Some(PrimitiveKind::Impulse | PrimitiveKind::Flatten) => self.one_output(id, transform, refusal),
+            None => {}
+        }
+    }
+
+    fn pcollection(&self, transform_id: &str, id: &str, refusal: &mut Refusal) {
+        let name = || self.name(transform_id);
+        let Some(pcollection) = self.components.pcollections.get(id) else {
+            if self.components.transforms.get(transform_id).is_some_and(|t| t.outputs.values().any(|o| o == id)) {
+                refusal.invalid(name(), format!("makes PCollection {id}, which is not in the pipeline"));
+            }
+            return;
+        };
+        let strategies = &self.components.windowing_strategies;
+        match strategies.get(&pcollection.windowing_strategy_id) {
+            None => refusal.invalid(
+                name(),
+                format!("PCollection {id} has the windowing strategy {:?}, which is not in the pipeline", pcollection.windowing_strategy_id),
+            ),
+            Some(strategy) => self.coder(
+                &strategy.window_coder_id,
+                &mut |coder, reason| refusal.invalid(name(), format!("the windows of PCollection {id} need coder {coder:?}, which {reason}")),
+                0,
+            ),
+        }
+        self.coder(
+            &pcollection.coder_id,
+            &mut |coder, reason| refusal.invalid(name(), format!("PCollection {id} needs coder {coder:?}, which {reason}")),
+            0,
+        );
+    }
+
+    fn coder(&self, id: &str, fault: &mut dyn FnMut(&str, &str), depth: usize) {
+        if depth > MAX_CODER_DEPTH {
+            fault(id, "is a part of itself, or nests too deep");
+            return;
+        }
+        match self.components.coders.get(id) {
+            None => fault(id, "is not in the pipeline"),
+            Some(coder) if coder.spec.as_ref().is_none_or(|spec| spec.urn.is_empty()) => {
+                fault(id, "has no URN")
+            }
+            Some(coder) => {
+                for component in &coder.component_coder_ids {
+                    self.coder(component, fault, depth + 1);
+                }
+            }
+        }
+    }
+
+    fn sdk_transform(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        let environments = &self.components.environments;
+        if !transform.environment_id.is_empty() && !environments.contains_key(&transform.environment_id) {
+            let missing = &transform.environment_id;
+            refusal.invalid(self.name(id), format!("runs in environment {missing:?}, which is not in the pipeline"));
+        } else if transform.environment_id.is_empty() && environments.len() != 1 {
+            refusal.invalid(self.name(id), "names no environment to run in");
+        }
+        match primitive::pardo_payload(transform) {
+            Err(error) => refusal.invalid(self.name(id), format!("its ParDoPayload cannot be read: {error}")),
+            Ok(None) => {}
+            Ok(Some(payload)) => {
+                for tag in payload.side_inputs.keys().filter(|tag| !transform.inputs.contains_key(*tag)) {
+                    refusal.invalid(self.name(id), format!("side input {tag} is none of its inputs"));
+                }
+                if !payload.restriction_coder_id.is_empty() {
+                    let mut fault = |coder: &str, reason: &str| {
+                        refusal.invalid(self.name(id), format!("its restrictions need coder {coder:?}, which {reason}"));
+                    };
+                    self.coder(&payload.restriction_coder_id, &mut fault, 0);
+                }
+            }
+        }
+        let main = transform.inputs.len().saturating_sub(primitive::side_inputs(transform).len());
+        if main != 1 {
+            refusal.invalid(self.name(id), format!("has {main} main inputs; a transform that a worker executes has one"));
+        }
+    }
+
+    fn one_in_one_out(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        if transform.inputs.len() != 1 {
+            refusal.invalid(self.name(id), format!("has {} inputs, and wants one", transform.inputs.len()));
+        }
+        self.one_output(id, transform, refusal);
+    }
+
+    fn one_output(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        if transform.outputs.len() != 1 {
+            refusal.invalid(self.name(id), format!("has {} outputs, and wants one", transform.outputs.len()));
+        }
+    }
+
+    fn keyed_input(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        let coder = transform
+            .inputs
+            .values()
+            .chain(transform.outputs.values())
+            .filter_map(|input| self.components.pcollections.get(input))
+            .filter_map(|pcollection| self.components.coders.get(&pcollection.coder_id));
+        for coder in coder {
+            let spec = coder.spec.clone().unwrap_or_default();
+            if spec.urn != beam_model::urns::standard_coders::KV || coder.component_coder_ids.len() != 2 {
+                refusal.invalid(
+                    self.name(id),
+                    format!("groups by key, but its elements have the coder {} instead of a key-value coder", spec.urn),
+                );
+            }
+        }
+        if let Some(spec) = transform.spec.as_ref().filter(|spec| spec.urn == super::primitive::COMBINE_PER_KEY)
+            && let Err(error) = beam_model::pipeline::CombinePayload::decode(spec.payload.clone())
+        {
+            refusal.invalid(self.name(id), format!("its CombinePayload cannot be read: {error}"));
+        }
+    }
+}

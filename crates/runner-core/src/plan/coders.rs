@@ -1,0 +1,103 @@
+//! Coders as elements travel with them: what the runner does not know is length-prefixed, so that it
+//! can find the end of every element without the SDK's help.
+
+use std::collections::{BTreeMap, HashMap};
+
+use beam_model::coders::Coder;
+use beam_model::pipeline::{self, FunctionSpec};
+use beam_model::urns::standard_coders as urns;
+
+use crate::fault::Fault;
+
+/// A pipeline's coders, and those added for the wire.
+pub struct WireCoders {
+    coders: BTreeMap<String, pipeline::Coder>,
+    wire: HashMap<String, String>,
+}
+
+impl WireCoders {
+    pub fn new(coders: &BTreeMap<String, pipeline::Coder>) -> Self {
+        Self { coders: coders.clone(), wire: HashMap::new() }
+    }
+
+    pub fn all(&self) -> &BTreeMap<String, pipeline::Coder> {
+        &self.coders
+    }
+
+    /// The id of the coder with which elements of coder `id` travel.
+    pub fn wire(&mut self, id: &str) -> Result<String, Fault> {
+        if let Some(known) = self.wire.get(id) {
+            return Ok(known.clone());
+        }
+        let coder =
+            self.coders.get(id).cloned().ok_or_else(|| Fault::runner(format!("coder {id:?} is not in the pipeline")))?;
+        let wire = match coder.spec.as_ref().map_or("", |spec| spec.urn.as_str()) {
+            // What follows the prefix is the SDK's own affair.
+            urns::LENGTH_PREFIX => id.to_owned(),
+            urns::KV
+            | urns::ITERABLE
+            | urns::STATE_BACKED_ITERABLE
+            | urns::TIMER
+            | urns::WINDOWED_VALUE
+            | urns::PARAM_WINDOWED_VALUE
+            | urns::CUSTOM_WINDOW
+            | urns::SHARDED_KEY
+            | urns::NULLABLE => self.with_wire_components(id, &coder)?,
+            urns::BYTES
+            | urns::STRING_UTF8
+            | urns::BOOL
+            | urns::VARINT
+            | urns::DOUBLE
+            | urns::INTERVAL_WINDOW
+            | urns::GLOBAL_WINDOW
+            | urns::ROW => id.to_owned(),
+            _ => self.prefixed(id),
+        };
+        let knows = Coder::from_proto(&wire, &self.coders).is_ok_and(|coder| coder.is_skippable());
+        let wire = if knows { wire } else { self.prefixed(id) };
+        self.wire.insert(id.to_owned(), wire.clone());
+        Ok(wire)
+    }
+
+    fn with_wire_components(&mut self, id: &str, coder: &pipeline::Coder) -> Result<String, Fault> {
+        let mut components = Vec::new();
+        for component in &coder.component_coder_ids {
+            components.push(self.wire(component)?);
+        }
+        if components == coder.component_coder_ids {
+            return Ok(id.to_owned());
+        }
+        Ok(self.add(&format!("{id}_wire"), pipeline::Coder { component_coder_ids: components, ..coder.clone() }))
+    }
+
+    fn prefixed(&mut self, id: &str) -> String {
+        self.add_standard(&format!("{id}_prefixed"), urns::LENGTH_PREFIX, &[id])
+    }
+
+    /// The id of the coder of windowed values of wire coder `element` in windows of wire coder `window`.
+    pub fn windowed(&mut self, element: &str, window: &str) -> String {
+        self.add_standard(&format!("{element}_windowed_{window}"), urns::WINDOWED_VALUE, &[element, window])
+    }
+
+    pub fn add_standard(&mut self, hint: &str, urn: &str, components: &[&str]) -> String {
+        let coder = pipeline::Coder {
+            spec: Some(FunctionSpec { urn: urn.to_owned(), payload: Default::default() }),
+            component_coder_ids: components.iter().map(|id| (*id).to_owned()).collect(),
+        };
+        self.add(hint, coder)
+    }
+
+    fn add(&mut self, hint: &str, coder: pipeline::Coder) -> String {
+        let mut id = hint.to_owned();
+        while self.coders.get(&id).is_some_and(|taken| *taken != coder) {
+            id.push('_');
+        }
+        self.coders.insert(id.clone(), coder);
+        id
+    }
+
+    /// The runner's own view of a coder.
+    pub fn resolve(&self, id: &str) -> Result<Coder, Fault> {
+        Coder::from_proto(id, &self.coders).map_err(|error| Fault::runner(error.to_string()))
+    }
+}

@@ -1,0 +1,345 @@
+//! 4 · Dense ids, resolved coders, bundle descriptors. Protobuf ends here.
+//!
+//! An [`ExecutionPlan`] is a network of [`Node`]s joined by [`Collection`]s, both named by index. Only
+//! PCollections that cross between workers and runner are collections; those within a stage are the
+//! worker's own business.
+
+mod coders;
+mod descriptor;
+mod text;
+mod windows;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use beam_model::coders::Coder;
+use beam_model::pipeline::Components;
+use beam_model::urns::standard_side_input_types;
+
+pub use text::{PlanError, plan_dot, plan_text};
+pub use windows::{Grouping, MergeStage, Merging, OutputTime};
+
+use crate::fault::Fault;
+use crate::fusion::{ExecutableStage, FusedPipeline};
+use crate::graph::{PrimitiveKind, QueryablePipeline};
+use crate::ports::StageSpec;
+use coders::WireCoders;
+
+/// Index of a [`Collection`] in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CollectionId(pub usize);
+
+/// Index of a [`Node`] in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct NodeId(pub usize);
+
+/// Index of an environment in its plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EnvironmentIndex(pub usize);
+
+/// A pipeline, ready to run.
+#[derive(Clone, Debug)]
+pub struct ExecutionPlan {
+    pub collections: Vec<Collection>,
+    /// Producers before consumers.
+    pub nodes: Vec<Node>,
+    /// Ids of the environments that stages run in.
+    pub environments: Vec<String>,
+    /// What the user calls each transform that may be named in metrics, logs and errors.
+    pub transform_names: BTreeMap<String, String>,
+}
+
+/// A PCollection that passes through the runner.
+#[derive(Clone, Debug)]
+pub struct Collection {
+    /// Its id in the pipeline.
+    pub id: String,
+    /// Of its elements as they travel: windowed values, unknown coders length-prefixed.
+    pub element_coder: Arc<Coder>,
+    pub window_coder: Arc<Coder>,
+    pub grain: Grain,
+    /// How it is read as a side input; empty if it is not.
+    pub side_input_patterns: Vec<AccessPattern>,
+}
+
+/// Whether blocks of a collection may hold several elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grain {
+    /// As the workers wrote them.
+    Block,
+    /// One by one, so that bundles can be cut anywhere.
+    Element,
+}
+
+/// `SideInput.access_pattern`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum AccessPattern {
+    Iterable,
+    Multimap,
+}
+
+/// Something that makes collections of collections.
+#[derive(Clone, Debug)]
+pub enum Node {
+    Impulse { output: CollectionId },
+    Stage(Box<Stage>),
+    GroupByKey { input: CollectionId, output: CollectionId, grouping: Box<Grouping>, name: String },
+    Flatten { inputs: Vec<CollectionId>, output: CollectionId },
+    /// Hands its input on; a barrier to fusion only.
+    Redistribute { input: CollectionId, output: CollectionId },
+}
+
+/// A fused stage.
+#[derive(Clone, Debug)]
+pub struct Stage {
+    pub spec: Arc<StageSpec>,
+    pub environment: EnvironmentIndex,
+    pub input: CollectionId,
+    /// The transform in the descriptor that reads `input`.
+    pub source: String,
+    /// Which collection each sink transform of the descriptor writes.
+    pub sinks: HashMap<String, CollectionId>,
+    pub side_inputs: Vec<StageSideInput>,
+    /// What reads the input if residuals may come back to it: the transform that processes restrictions.
+    pub restriction_reader: Option<String>,
+}
+
+/// A side input as a worker asks for it.
+#[derive(Clone, Debug)]
+pub struct StageSideInput {
+    pub transform: String,
+    pub tag: String,
+    pub collection: CollectionId,
+    pub pattern: AccessPattern,
+}
+
+impl Node {
+    pub fn outputs(&self) -> Vec<CollectionId> {
+        match self {
+            Node::Impulse { output }
+            | Node::GroupByKey { output, .. }
+            | Node::Flatten { output, .. }
+            | Node::Redistribute { output, .. } => vec![*output],
+            Node::Stage(stage) => stage.sinks.values().copied().collect(),
+        }
+    }
+
+    /// Main inputs; a Flatten may read one collection several times.
+    pub fn inputs(&self) -> Vec<CollectionId> {
+        match self {
+            Node::Impulse { .. } => Vec::new(),
+            Node::Stage(stage) => vec![stage.input],
+            Node::GroupByKey { input, .. } | Node::Redistribute { input, .. } => vec![*input],
+            Node::Flatten { inputs, .. } => inputs.clone(),
+        }
+    }
+}
+
+/// How finely the plan is to cut what passes through the runner.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlanGrain {
+    /// Single elements only where bundles must be cut between them.
+    Default,
+    /// Single keys: the output of every GroupByKey element by element.
+    Key,
+    /// Every collection element by element.
+    Element,
+}
+
+/// Plans a fused pipeline.
+pub fn plan(
+    pipeline: &QueryablePipeline,
+    fused: &FusedPipeline,
+    grain: PlanGrain,
+) -> Result<ExecutionPlan, Fault> {
+    let mut planner = Planner {
+        pipeline,
+        wire: WireCoders::new(&pipeline.components.coders),
+        grain,
+        collections: Vec::new(),
+        by_id: HashMap::new(),
+        environments: Vec::new(),
+    };
+    let mut nodes = Vec::new();
+    for id in &fused.runner_transforms {
+        nodes.push(planner.runner_transform(id)?);
+    }
+    for (index, stage) in fused.stages.iter().enumerate() {
+        nodes.push(planner.stage(index, stage)?);
+    }
+    let transform_names = names(&pipeline.components);
+    let Planner { collections, environments, .. } = planner;
+    Ok(ExecutionPlan { nodes: in_order(nodes, collections.len()), collections, environments, transform_names })
+}
+
+struct Planner<'a> {
+    pipeline: &'a QueryablePipeline,
+    wire: WireCoders,
+    grain: PlanGrain,
+    collections: Vec<Collection>,
+    by_id: HashMap<String, CollectionId>,
+    environments: Vec<String>,
+}
+
+impl Planner<'_> {
+    /// The collection of a PCollection, planned on first use.
+    fn collection(&mut self, id: &str) -> Result<CollectionId, Fault> {
+        if let Some(known) = self.by_id.get(id) {
+            return Ok(*known);
+        }
+        let element = self.wire.wire(&self.pipeline.pcollection(id)?.coder_id)?;
+        let window = self.wire.wire(&self.pipeline.windowing_strategy(id)?.window_coder_id)?;
+        let collection = Collection {
+            id: id.to_owned(),
+            element_coder: Arc::new(self.wire.resolve(&element)?),
+            window_coder: Arc::new(self.wire.resolve(&window)?),
+            grain: if self.grain == PlanGrain::Element { Grain::Element } else { Grain::Block },
+            side_input_patterns: Vec::new(),
+        };
+        self.collections.push(collection);
+        let index = CollectionId(self.collections.len() - 1);
+        self.by_id.insert(id.to_owned(), index);
+        Ok(index)
+    }
+
+    fn cut_between_elements(&mut self, id: CollectionId) {
+        if let Some(collection) = self.collections.get_mut(id.0) {
+            collection.grain = Grain::Element;
+        }
+    }
+
+    fn runner_transform(&mut self, id: &str) -> Result<Node, Fault> {
+        let transform = self.pipeline.transform(id)?.clone();
+        let output = transform.outputs.values().next();
+        let output = output.ok_or_else(|| Fault::runner(format!("transform {id} makes nothing")))?;
+        let output = self.collection(output)?;
+        let mut inputs = Vec::new();
+        for input in transform.inputs.values() {
+            inputs.push(self.collection(input)?);
+        }
+        let first = || inputs.first().copied().ok_or_else(|| Fault::runner(format!("transform {id} reads nothing")));
+        Ok(match self.pipeline.kind(id)? {
+            PrimitiveKind::Impulse => Node::Impulse { output },
+            PrimitiveKind::Flatten => Node::Flatten { inputs, output },
+            PrimitiveKind::Redistribute => Node::Redistribute { input: first()?, output },
+            PrimitiveKind::GroupByKey => {
+                if self.grain == PlanGrain::Key {
+                    self.cut_between_elements(output);
+                }
+                let input_id = transform.inputs.values().next().cloned().unwrap_or_default();
+                let grouping = windows::grouping(self.pipeline, &mut self.wire, id, &input_id)?;
+                let name = self.pipeline.name(id);
+                Node::GroupByKey { input: first()?, output, grouping: Box::new(grouping), name }
+            }
+            PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => {
+                return Err(Fault::runner(format!("transform {id} is not the runner's to execute")));
+            }
+        })
+    }
+
+    fn environment(&mut self, id: &str) -> EnvironmentIndex {
+        let known = self.environments.iter().position(|known| known == id);
+        EnvironmentIndex(known.unwrap_or_else(|| {
+            self.environments.push(id.to_owned());
+            self.environments.len() - 1
+        }))
+    }
+
+    fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
+        let input = self.collection(&stage.input)?;
+        let restriction_reader = descriptor::restriction_reader(self.pipeline, stage);
+        if restriction_reader.is_some() {
+            self.cut_between_elements(input);
+        }
+        let mut side_inputs = Vec::new();
+        for side in &stage.side_inputs {
+            let pattern = access_pattern(&side.access_pattern).ok_or_else(|| {
+                let name = self.pipeline.name(&side.transform);
+                Fault::runner(format!("{name}: side input access {:?} is not known", side.access_pattern))
+            })?;
+            let collection = self.collection(&side.pcollection)?;
+            if let Some(known) = self.collections.get_mut(collection.0)
+                && !known.side_input_patterns.contains(&pattern)
+            {
+                known.side_input_patterns.push(pattern);
+            }
+            side_inputs.push(StageSideInput {
+                transform: side.transform.clone(),
+                tag: side.tag.clone(),
+                collection,
+                pattern,
+            });
+        }
+        let environment = self.environment(&stage.environment_id);
+        let built = descriptor::build(self.pipeline, &mut self.wire, index, stage)?;
+        let mut sinks = HashMap::new();
+        for (sink, pcollection) in built.sinks {
+            sinks.insert(sink, self.collection(&pcollection)?);
+        }
+        Ok(Node::Stage(Box::new(Stage {
+            spec: Arc::new(built.spec),
+            environment,
+            input,
+            source: built.source,
+            sinks,
+            side_inputs,
+            restriction_reader,
+        })))
+    }
+}
+
+/// The access pattern of a URN.
+pub fn access_pattern(urn: &str) -> Option<AccessPattern> {
+    match urn {
+        standard_side_input_types::ITERABLE => Some(AccessPattern::Iterable),
+        standard_side_input_types::MULTIMAP => Some(AccessPattern::Multimap),
+        _ => None,
+    }
+}
+
+/// Orders nodes so that each comes after those that make its inputs and side inputs.
+fn in_order(nodes: Vec<Node>, collections: usize) -> Vec<Node> {
+    let mut made = vec![false; collections];
+    let mut waiting = nodes;
+    let mut ordered = Vec::new();
+    while !waiting.is_empty() {
+        let before = ordered.len();
+        let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|node| {
+            let side = match node {
+                Node::Stage(stage) => stage.side_inputs.iter().map(|side| side.collection).collect(),
+                _ => Vec::new(),
+            };
+            node.inputs().iter().chain(&side).all(|input| made[input.0])
+        });
+        for node in &ready {
+            for output in node.outputs() {
+                made[output.0] = true;
+            }
+        }
+        ordered.extend(ready);
+        waiting = rest;
+        if ordered.len() == before {
+            // Only a cycle gets here, which fusion does not make; the engine then says who waits for whom.
+            ordered.append(&mut waiting);
+        }
+    }
+    ordered
+}
+
+/// The user's names. Parts that rewriting made go by the name of the transform that they are parts of.
+fn names(components: &Components) -> BTreeMap<String, String> {
+    let named = components.transforms.iter().filter(|(_, transform)| !transform.unique_name.is_empty());
+    named.map(|(id, transform)| (id.clone(), transform.unique_name.clone())).collect()
+}
+
+/// The whole way from a submitted pipeline to its plan.
+pub fn plan_pipeline(
+    pipeline: &beam_model::pipeline::Pipeline,
+    grain: PlanGrain,
+) -> Result<ExecutionPlan, PlanError> {
+    let mut graph = QueryablePipeline::new(pipeline).map_err(PlanError::Refused)?;
+    crate::graph::unsupported(&graph).into_result().map_err(PlanError::Refused)?;
+    crate::rewrite::rewrite(&mut graph)?;
+    let fused = crate::fusion::fuse(&graph)?;
+    Ok(plan(&graph, &fused, grain)?)
+}

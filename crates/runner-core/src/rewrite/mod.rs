@@ -1,0 +1,23 @@
+//! 2 · Lowers what no worker executes as it stands.
+//!
+//! In this order, as each may make work for the next: splittable ParDos become pair, split and
+//! process ([`splittable_pardo`]); combines are lifted before their shuffle ([`combine_lifting`]);
+//! producers whose coder is not the one that a runner transform hands on are transcoded by a worker
+//! ([`transcode`]).
+
+mod combine_lifting;
+mod splittable_pardo;
+mod transcode;
+
+pub(crate) use combine_lifting::can_lift;
+
+use crate::fault::Fault;
+use crate::graph::QueryablePipeline;
+
+/// Applies every rewrite. The pipeline has been validated.
+pub fn rewrite(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
+    splittable_pardo::expand(pipeline)?;
+    combine_lifting::lift(pipeline)?;
+    transcode::transcode(pipeline)?;
+    pipeline.sort().map_err(|name| Fault::runner(format!("rewriting made a cycle through {name}")))
+}
