@@ -1,0 +1,116 @@
+//! One job: what its workers may ask for, and its environments' workers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use beam_model::pipeline::Environment;
+use runner_core::ports::{ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, WorkerLogSink};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::stage::StageBundles;
+use crate::environment::EnvironmentSpec;
+use crate::server::{JobWorkers, Shared};
+use crate::worker::EnvironmentWorkers;
+
+/// What the services need of a job.
+pub(crate) struct JobContext {
+    pub(crate) id: String,
+    pub(crate) name: String,
+    pub(crate) pipeline_options: prost_types::Struct,
+    pub(crate) artifacts: Arc<dyn ArtifactSource>,
+    pub(crate) logs: Arc<dyn WorkerLogSink>,
+    /// Set when the job's workers are to end.
+    pub(crate) closing: CancellationToken,
+    /// Starts and ends of workers under way.
+    pub(crate) tasks: TaskTracker,
+    /// At least as long as it takes to stop a worker.
+    close_timeout: Duration,
+    stages: RwLock<HashMap<String, Arc<StageSpec>>>,
+}
+
+impl JobContext {
+    /// The stage whose descriptor has this id.
+    pub(crate) fn stage(&self, descriptor_id: &str) -> Option<Arc<StageSpec>> {
+        self.stages.read().unwrap_or_else(PoisonError::into_inner).get(descriptor_id).cloned()
+    }
+
+    /// Ends every worker of the job and waits until they have ended or were killed.
+    pub(crate) async fn close_workers(&self) {
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(self.close_timeout, self.tasks.wait()).await.is_err() {
+            tracing::warn!(job = %self.id, "workers are left that do not end");
+        }
+    }
+}
+
+/// The workers of one job, by environment.
+pub(crate) struct JobBundles {
+    shared: Arc<Shared>,
+    context: Arc<JobContext>,
+    workers_per_environment: usize,
+    declared: BTreeMap<String, Environment>,
+    environments: Mutex<HashMap<String, Arc<EnvironmentWorkers>>>,
+}
+
+impl JobBundles {
+    pub(crate) fn open(shared: Arc<Shared>, job: JobWorkers) -> Arc<dyn JobBundleFactory> {
+        let context = Arc::new(JobContext {
+            id: job.job_id,
+            name: job.job_name,
+            pipeline_options: job.pipeline_options,
+            artifacts: job.artifacts,
+            logs: job.logs,
+            closing: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            close_timeout: shared.config.worker_stop_timeout + Duration::from_secs(1),
+            stages: RwLock::default(),
+        });
+        shared.registry.add_job(context.clone());
+        Arc::new(Self {
+            shared,
+            context,
+            workers_per_environment: job.workers_per_environment.max(1),
+            declared: job.environments,
+            environments: Mutex::default(),
+        })
+    }
+
+    fn environment(&self, spec: &StageSpec) -> Arc<EnvironmentWorkers> {
+        let mut environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        let others = environments.len();
+        let workers = environments.entry(spec.environment_id.clone()).or_insert_with(|| {
+            let index = self.declared.keys().position(|id| *id == spec.environment_id);
+            let environment = self.declared.get(&spec.environment_id).unwrap_or(&spec.environment);
+            Arc::new(EnvironmentWorkers::new(
+                self.shared.clone(),
+                self.context.clone(),
+                EnvironmentSpec::read(&spec.environment_id, environment),
+                index.unwrap_or(self.declared.len() + others),
+                self.workers_per_environment,
+            ))
+        });
+        workers.clone()
+    }
+}
+
+#[async_trait]
+impl JobBundleFactory for JobBundles {
+    fn parallelism(&self, _environment_id: &str) -> usize {
+        self.workers_per_environment
+    }
+
+    fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory> {
+        let mut stages = self.context.stages.write().unwrap_or_else(PoisonError::into_inner);
+        stages.insert(spec.descriptor.id.clone(), spec.clone());
+        Arc::new(StageBundles::new(self.shared.clone(), self.environment(&spec), spec))
+    }
+
+    async fn close(&self) {
+        self.context.close_workers().await;
+        self.shared.registry.remove_job(&self.context.id);
+    }
+}

@@ -1,0 +1,133 @@
+//! One stage: its bundles, each sent to a worker of the stage's environment.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use beam_model::fn_execution::instruction_request::Request;
+use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest};
+use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
+use runner_core::fault::Fault;
+use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
+
+use super::finalizer::BundleFinalizer;
+use super::response;
+use super::{ActiveBundle, Ending};
+use crate::data::{Blocks, FeedError, feed};
+use crate::server::Shared;
+use crate::worker::{EnvironmentWorkers, Lease};
+
+pub(crate) struct StageBundles {
+    shared: Arc<Shared>,
+    workers: Arc<EnvironmentWorkers>,
+    spec: Arc<StageSpec>,
+    sources: BTreeSet<String>,
+    sinks: BTreeSet<String>,
+}
+
+impl StageBundles {
+    pub(crate) fn new(shared: Arc<Shared>, workers: Arc<EnvironmentWorkers>, spec: Arc<StageSpec>) -> Self {
+        let with_urn = |urn: &str| {
+            let transforms = spec.descriptor.transforms.iter();
+            transforms
+                .filter(|(_, transform)| transform.spec.as_ref().is_some_and(|spec| spec.urn == urn))
+                .map(|(id, _)| id.clone())
+                .collect()
+        };
+        let (sources, sinks) = (with_urn(DATA_SOURCE), with_urn(DATA_SINK));
+        Self { shared, workers, spec, sources, sinks }
+    }
+
+    /// The blocks for every source; one that the bundle names no input for gets none.
+    fn inputs(&self, given: Vec<BundleInput>) -> Result<BTreeMap<String, Blocks>, Fault> {
+        let mut inputs: BTreeMap<String, Blocks> =
+            self.sources.iter().map(|id| (id.clone(), Box::new(std::iter::empty()) as Blocks)).collect();
+        for BundleInput { transform_id, blocks } in given {
+            match inputs.get_mut(&transform_id) {
+                Some(place) => *place = blocks,
+                None => {
+                    return Err(Fault::runner(format!(
+                        "{}: a bundle has input for {transform_id:?}, which is no data source of the stage",
+                        self.spec.name
+                    )));
+                }
+            }
+        }
+        Ok(inputs)
+    }
+}
+
+#[async_trait]
+impl StageBundleFactory for StageBundles {
+    async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
+        let RemoteBundle { instruction, inputs, state, outputs } = bundle;
+        let inputs = self.inputs(inputs)?;
+        let lease = self.workers.lease().await?;
+        let worker = lease.worker.clone();
+        let instruction = worker.next_instruction(&instruction);
+        let (active, mut ending) = ActiveBundle::new(self.sinks.clone(), state, outputs);
+        if !worker.add_bundle(&instruction, active) {
+            return Err(worker.fault().await);
+        }
+        let mut running = RunningBundle { lease, instruction, over: false };
+
+        let work = async {
+            let request = process_bundle(&running.instruction, &self.spec.descriptor.id);
+            worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
+            feed(&worker, &running.instruction, inputs).await
+        };
+        tokio::pin!(work);
+        let ending = tokio::select! {
+            biased;
+            ending = &mut ending => ending,
+            fed = &mut work => match fed {
+                Ok(()) | Err(FeedError::WorkerGone) => ending.await,
+                Err(FeedError::Input(fault)) => return Err(fault),
+            },
+        };
+        match ending {
+            Ok(Ending::Done(answer)) => {
+                running.over = true;
+                let finalizer = answer.requires_finalization.then(|| {
+                    let timeout = self.shared.config.finalization_timeout;
+                    BundleFinalizer::new(worker.clone(), running.instruction.clone(), timeout)
+                });
+                Ok(response::read(answer, finalizer))
+            }
+            Ok(Ending::Failed(message)) => {
+                running.over = true;
+                Err(Fault::user(message))
+            }
+            Ok(Ending::Refused(fault)) => Err(fault),
+            Ok(Ending::WorkerGone) | Err(_) => Err(worker.fault().await),
+        }
+    }
+}
+
+fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest {
+    InstructionRequest {
+        instruction_id: instruction.to_owned(),
+        request: Some(Request::ProcessBundle(ProcessBundleRequest {
+            process_bundle_descriptor_id: descriptor_id.to_owned(),
+            ..Default::default()
+        })),
+    }
+}
+
+/// A bundle on its worker. The Fn API has no way to call one off, so a worker whose bundle is given up
+/// before its end (dropped, or its output refused) goes with it.
+struct RunningBundle {
+    lease: Lease,
+    instruction: String,
+    over: bool,
+}
+
+impl Drop for RunningBundle {
+    fn drop(&mut self) {
+        let worker = &self.lease.worker;
+        worker.remove_bundle(&self.instruction);
+        if !self.over {
+            worker.end(format!("was stopped because its bundle {} was given up", self.instruction));
+        }
+    }
+}

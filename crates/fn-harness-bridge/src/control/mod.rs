@@ -1,0 +1,90 @@
+//! `BeamFnControl`: instructions to workers, their answers, and the descriptors they ask for.
+
+mod descriptor;
+
+use std::sync::Arc;
+
+use beam_model::fn_execution::beam_fn_control_server::BeamFnControl;
+use beam_model::fn_execution::{
+    GetProcessBundleDescriptorRequest, InstructionRequest, InstructionResponse, ProcessBundleDescriptor,
+};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::error::BridgeError;
+use crate::server::Shared;
+use crate::worker::{OutboxStream, WorkerSession};
+
+pub(crate) struct ControlService {
+    shared: Arc<Shared>,
+}
+
+impl ControlService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl BeamFnControl for ControlService {
+    type ControlStream = OutboxStream<InstructionRequest>;
+
+    async fn control(
+        &self,
+        request: Request<Streaming<InstructionResponse>>,
+    ) -> Result<Response<Self::ControlStream>, Status> {
+        let worker = self.shared.registry.worker(request.metadata())?;
+        let Some(instructions) = worker.control.attach() else {
+            return Err(BridgeError::StreamTaken { worker: worker.id.clone(), stream: "control" }.into());
+        };
+        tracing::debug!(worker = %worker.id, "worker is connected");
+        worker.connected.cancel();
+        tokio::spawn(read_answers(worker, request.into_inner()));
+        Ok(Response::new(instructions))
+    }
+
+    async fn get_process_bundle_descriptor(
+        &self,
+        request: Request<GetProcessBundleDescriptorRequest>,
+    ) -> Result<Response<ProcessBundleDescriptor>, Status> {
+        let worker = self.shared.registry.worker(request.metadata())?;
+        let id = request.into_inner().process_bundle_descriptor_id;
+        let stage = worker.job.stage(&id);
+        let stage = stage.ok_or_else(|| BridgeError::UnknownDescriptor { job: worker.job.id.clone(), id })?;
+        Ok(Response::new(descriptor::with_endpoints(&stage, &self.shared.endpoint.descriptor())?))
+    }
+}
+
+/// Hands out a worker's answers for as long as its control stream lasts. Its end is the worker's.
+async fn read_answers(worker: Arc<WorkerSession>, mut answers: Streaming<InstructionResponse>) {
+    loop {
+        let message = tokio::select! {
+            () = worker.finished.cancelled() => return,
+            message = answers.message() => message,
+        };
+        let handed_out = match message {
+            Ok(Some(answer)) => hand_out(&worker, answer),
+            Ok(None) => Err("ended its control stream".to_owned()),
+            Err(status) => Err(format!("lost its control stream ({})", status.message())),
+        };
+        if let Err(why) = handed_out {
+            worker.end(why);
+            return;
+        }
+    }
+}
+
+fn hand_out(worker: &WorkerSession, answer: InstructionResponse) -> Result<(), String> {
+    if let Some(bundle) = worker.bundle(&answer.instruction_id) {
+        return bundle.answer(answer);
+    }
+    match worker.take_answer(&answer.instruction_id) {
+        // An error here means that nobody waits for it any more.
+        Some(waiting) => drop(waiting.send(answer)),
+        None => tracing::debug!(
+            worker = %worker.id,
+            instruction = %answer.instruction_id,
+            "an answer came that nobody waits for"
+        ),
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! `BeamFnData`: elements to and from workers, one stream for each worker.
+
+mod outbound;
+
+use std::sync::Arc;
+
+use beam_model::fn_execution::beam_fn_data_server::BeamFnData;
+use beam_model::fn_execution::{Elements, elements};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::error::BridgeError;
+use crate::server::Shared;
+use crate::worker::{OutboxStream, WorkerSession};
+
+pub(crate) use outbound::{Blocks, FeedError, feed};
+
+pub(crate) struct DataService {
+    shared: Arc<Shared>,
+}
+
+impl DataService {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+}
+
+#[tonic::async_trait]
+impl BeamFnData for DataService {
+    type DataStream = OutboxStream<Elements>;
+
+    async fn data(
+        &self,
+        request: Request<Streaming<Elements>>,
+    ) -> Result<Response<Self::DataStream>, Status> {
+        let worker = self.shared.registry.worker(request.metadata())?;
+        let Some(frames) = worker.data.attach() else {
+            return Err(BridgeError::StreamTaken { worker: worker.id.clone(), stream: "data" }.into());
+        };
+        tokio::spawn(read_elements(worker, request.into_inner()));
+        Ok(Response::new(frames))
+    }
+}
+
+/// Hands a worker's output to its bundles for as long as its data stream lasts. The stream is not
+/// opened again, so its end is the worker's.
+async fn read_elements(worker: Arc<WorkerSession>, mut frames: Streaming<Elements>) {
+    loop {
+        let message = tokio::select! {
+            () = worker.finished.cancelled() => return,
+            message = frames.message() => message,
+        };
+        let received = match message {
+            Ok(Some(frame)) => receive(&worker, frame),
+            Ok(None) => Err("ended its data stream".to_owned()),
+            Err(status) => Err(format!("lost its data stream ({})", status.message())),
+        };
+        if let Err(why) = received {
+            worker.end(why);
+            return;
+        }
+    }
+}
+
+/// Errors: the worker broke the protocol; how, to follow "worker X …".
+fn receive(worker: &WorkerSession, frame: Elements) -> Result<(), String> {
+    for data in frame.data {
+        match worker.bundle(&data.instruction_id) {
+            Some(bundle) => bundle.receive(data)?,
+            None => late(worker, &data)?,
+        }
+    }
+    match frame.timers.into_iter().find(|timers| !timers.timers.is_empty()) {
+        Some(timers) => Err(format!(
+            "sent timers of transform {:?}, though no stage that it was given has any",
+            timers.transform_id
+        )),
+        None => Ok(()),
+    }
+}
+
+/// Data of a bundle that is over, e.g. because it failed, is of no use; of one that never was, a fault.
+fn late(worker: &WorkerSession, data: &elements::Data) -> Result<(), String> {
+    if !worker.knows_instruction(&data.instruction_id) {
+        return Err(format!("sent data for instruction {:?}, which it was never given", data.instruction_id));
+    }
+    tracing::debug!(worker = %worker.id, instruction = %data.instruction_id, "data of a bundle that is over");
+    Ok(())
+}

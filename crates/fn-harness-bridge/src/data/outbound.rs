@@ -1,0 +1,155 @@
+//! A bundle's input on its way to the worker, cut into frames.
+
+use std::collections::BTreeMap;
+
+use beam_model::fn_execution::{Elements, elements};
+use bytes::{Bytes, BytesMut};
+use runner_core::fault::Fault;
+
+use crate::worker::WorkerSession;
+
+/// A message ends when it holds so many bytes. Large enough that its cost does not count, small enough
+/// that the worker has begun on one while the next is on its way.
+const FRAME_BYTES: usize = 1 << 20;
+/// A block smaller than this is copied together with its neighbours: a worker's cost for each block is
+/// higher than that of the copy.
+const SMALL_BLOCK_BYTES: usize = 32 << 10;
+
+/// The elements of one input, block by block.
+pub(crate) type Blocks = Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>;
+
+/// Why a bundle's input did not get to the worker as a whole.
+pub(crate) enum FeedError {
+    Input(Fault),
+    WorkerGone,
+}
+
+/// Sends all inputs of a bundle, and the mark of their end for each.
+pub(crate) async fn feed(
+    worker: &WorkerSession,
+    instruction: &str,
+    inputs: BTreeMap<String, Blocks>,
+) -> Result<(), FeedError> {
+    let mut frame = Frame { instruction, elements: Elements::default(), bytes: 0 };
+    for (transform_id, mut blocks) in inputs {
+        // A short input is taken from here. A longer one may have to be read from somewhere: it is
+        // taken where waiting for that holds up nobody.
+        let mut pulled = pull(&mut blocks);
+        loop {
+            let Pulled { data, more } = pulled.map_err(FeedError::Input)?;
+            data.into_iter().for_each(|data| frame.push(&transform_id, data, false));
+            if !more {
+                break;
+            }
+            frame.send(worker).await?;
+            let pulling = tokio::task::spawn_blocking(move || {
+                let pulled = pull(&mut blocks);
+                (blocks, pulled)
+            });
+            (blocks, pulled) = pulling.await.map_err(|error| {
+                FeedError::Input(Fault::runner(format!("reading a bundle's input failed: {error}")))
+            })?;
+        }
+        frame.push(&transform_id, Bytes::new(), true);
+        if frame.bytes >= FRAME_BYTES {
+            frame.send(worker).await?;
+        }
+    }
+    frame.send(worker).await
+}
+
+/// One message being put together.
+struct Frame<'a> {
+    instruction: &'a str,
+    elements: Elements,
+    bytes: usize,
+}
+
+impl Frame<'_> {
+    /// The end is a message of its own: the Python harness ignores data that comes with `is_last`.
+    fn push(&mut self, transform_id: &str, data: Bytes, is_last: bool) {
+        self.bytes += data.len();
+        self.elements.data.push(elements::Data {
+            instruction_id: self.instruction.to_owned(),
+            transform_id: transform_id.to_owned(),
+            data,
+            is_last,
+        });
+    }
+
+    async fn send(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
+        self.bytes = 0;
+        let elements = std::mem::take(&mut self.elements);
+        if elements.data.is_empty() {
+            return Ok(());
+        }
+        worker.data.send(elements).await.map_err(|_| FeedError::WorkerGone)
+    }
+}
+
+struct Pulled {
+    data: Vec<Bytes>,
+    /// Whether there may be more.
+    more: bool,
+}
+
+/// About a frame's worth of blocks, small ones copied together.
+fn pull(blocks: &mut Blocks) -> Result<Pulled, Fault> {
+    let mut data = Vec::new();
+    let mut small = BytesMut::new();
+    let mut bytes = 0;
+    let mut more = true;
+    while bytes < FRAME_BYTES {
+        let Some(block) = blocks.next().transpose()? else {
+            more = false;
+            break;
+        };
+        bytes += block.len();
+        if block.len() >= SMALL_BLOCK_BYTES {
+            if !small.is_empty() {
+                data.push(small.split().freeze());
+            }
+            data.push(block);
+        } else {
+            small.extend_from_slice(&block);
+        }
+    }
+    if !small.is_empty() {
+        data.push(small.freeze());
+    }
+    Ok(Pulled { data, more })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(sizes: &[usize]) -> Blocks {
+        let blocks: Vec<_> = sizes.iter().map(|&size| Ok(Bytes::from(vec![b'x'; size]))).collect();
+        Box::new(blocks.into_iter())
+    }
+
+    #[test]
+    fn small_blocks_are_sent_together_and_large_ones_alone() {
+        let cases: &[(&[usize], &[usize], bool)] = &[
+            (&[], &[], false),
+            (&[0, 0], &[], false),
+            (&[10, 20, 30], &[60], false),
+            (&[10, 40_000, 20, 30], &[10, 40_000, 50], false),
+            (&[2_000_000, 5], &[2_000_000], true),
+        ];
+        for (given, expected, more) in cases {
+            let pulled = pull(&mut blocks(given)).unwrap();
+            let sizes: Vec<_> = pulled.data.iter().map(Bytes::len).collect();
+            assert_eq!((&*sizes, pulled.more), (*expected, *more), "blocks of {given:?} bytes");
+        }
+    }
+
+    #[test]
+    fn a_large_block_is_not_copied() {
+        let block = Bytes::from(vec![7; 100_000]);
+        let start = block.as_ptr();
+        let mut blocks: Blocks = Box::new(std::iter::once(Ok(block)));
+        assert_eq!(pull(&mut blocks).unwrap().data[0].as_ptr(), start);
+    }
+}

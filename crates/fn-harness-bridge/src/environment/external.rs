@@ -1,0 +1,98 @@
+//! `beam:env:external:v1`: someone else's worker pool, asked to start workers. LOOPBACK is one that
+//! runs in the process of the pipeline's author.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use beam_model::fn_execution::beam_fn_external_worker_pool_client::BeamFnExternalWorkerPoolClient;
+use beam_model::fn_execution::{StartWorkerRequest, StopWorkerRequest};
+use beam_model::pipeline::ExternalPayload;
+use tonic::Code;
+use tonic::transport::{Channel, Endpoint};
+
+use super::Launcher;
+use crate::server;
+
+/// To reach the pool's socket, not for its answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub(crate) struct WorkerPool {
+    payload: Arc<ExternalPayload>,
+    channel: Channel,
+}
+
+impl WorkerPool {
+    pub(super) fn launcher(payload: ExternalPayload) -> Launcher {
+        let url = payload.endpoint.as_ref().map(|endpoint| endpoint.url.clone()).unwrap_or_default();
+        if url.is_empty() {
+            return Launcher::Unsupported("names no endpoint of a worker pool".to_owned());
+        }
+        let uri = if url.contains("://") { url.clone() } else { format!("http://{url}") };
+        match Endpoint::from_shared(uri) {
+            Ok(endpoint) => {
+                let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy();
+                Launcher::External(Self { payload: Arc::new(payload), channel })
+            }
+            Err(error) => {
+                Launcher::Unsupported(format!("has an endpoint {url:?} that is no address: {error}"))
+            }
+        }
+    }
+
+    pub(super) fn endpoint(&self) -> &str {
+        self.payload.endpoint.as_ref().map_or("", |endpoint| &endpoint.url)
+    }
+
+    fn client(&self) -> BeamFnExternalWorkerPoolClient<Channel> {
+        BeamFnExternalWorkerPoolClient::new(self.channel.clone())
+    }
+
+    /// Errors: what the pool did instead, to follow "the worker pool … ".
+    pub(super) async fn start_worker(
+        &self,
+        worker_id: &str,
+        endpoint: &server::Endpoint,
+    ) -> Result<(), String> {
+        let request = StartWorkerRequest {
+            worker_id: worker_id.to_owned(),
+            control_endpoint: Some(endpoint.descriptor()),
+            logging_endpoint: Some(endpoint.descriptor()),
+            artifact_endpoint: Some(endpoint.descriptor()),
+            provision_endpoint: Some(endpoint.descriptor()),
+            params: self.payload.params.clone(),
+        };
+        match self.client().start_worker(request).await {
+            Ok(response) if response.get_ref().error.is_empty() => Ok(()),
+            Ok(response) => Err(format!("refused to start it: {}", response.into_inner().error)),
+            Err(status) if status.code() == Code::Unavailable => Err(format!(
+                "cannot be reached at {}: {}. For LOOPBACK, the program that submitted the pipeline must \
+                 still be running on a machine that this address means the same on; for EXTERNAL, start \
+                 the worker pool there",
+                self.endpoint(),
+                root_cause(&status)
+            )),
+            Err(status) => Err(format!("failed with {:?}: {}", status.code(), status.message())),
+        }
+    }
+
+    /// Asks the pool to stop the worker. Its streams are closed already, so that a worker which only
+    /// waits for that has begun to end; failures are of no consequence.
+    pub(super) async fn stop_worker(&self, worker_id: &str, timeout: Duration) {
+        let request = StopWorkerRequest { worker_id: worker_id.to_owned() };
+        match tokio::time::timeout(timeout, self.client().stop_worker(request)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(status)) => tracing::debug!(worker_id, %status, "StopWorker failed"),
+            Err(_) => tracing::warn!(worker_id, ?timeout, "the worker pool does not answer StopWorker"),
+        }
+    }
+}
+
+/// What the operating system said, e.g. that the connection was refused.
+fn root_cause(status: &tonic::Status) -> String {
+    let mut cause: &dyn std::error::Error = status;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,183 @@
+//! Where workers run and how they are started there, by the URN of the environment.
+
+mod external;
+mod process;
+
+use std::fmt;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use beam_model::pipeline::{
+    AnyOfEnvironmentPayload, ArtifactInformation, Environment, ExternalPayload, ProcessPayload,
+};
+use beam_model::urns::standard_environments::environments;
+use prost::Message;
+use runner_core::fault::Fault;
+use tokio::time::Instant;
+
+use crate::server::Shared;
+use crate::worker::WorkerSession;
+use external::WorkerPool;
+use process::{ProcessCommand, RunningProcess};
+
+/// How deep `beam:env:anyof:v1` may nest.
+const MAX_NESTING: usize = 8;
+
+/// An environment, read once.
+pub(crate) struct EnvironmentSpec {
+    id: String,
+    urn: String,
+    /// What workers are to fetch before they begin.
+    pub(crate) dependencies: Vec<ArtifactInformation>,
+    launcher: Launcher,
+}
+
+/// How a worker is started.
+enum Launcher {
+    External(WorkerPool),
+    Process(ProcessCommand),
+    /// Cannot be; here is why.
+    Unsupported(String),
+}
+
+/// What has to be stopped when the worker is to end.
+pub(crate) enum Running {
+    External(WorkerPool),
+    Process(RunningProcess),
+}
+
+impl EnvironmentSpec {
+    pub(crate) fn read(id: &str, environment: &Environment) -> Self {
+        let (chosen, launcher) = choose(environment, MAX_NESTING);
+        let dependencies =
+            if chosen.dependencies.is_empty() { &environment.dependencies } else { &chosen.dependencies };
+        Self { id: id.to_owned(), urn: chosen.urn.clone(), dependencies: dependencies.clone(), launcher }
+    }
+
+    /// Whether the runner itself starts a process for each worker.
+    pub(crate) fn has_process(&self) -> bool {
+        matches!(self.launcher, Launcher::Process(_))
+    }
+
+    /// Starts a worker. That it is started does not mean that it is connected.
+    pub(crate) async fn launch(
+        &self,
+        worker: &Arc<WorkerSession>,
+        shared: &Shared,
+        deadline: Instant,
+    ) -> Result<Running, Fault> {
+        match &self.launcher {
+            Launcher::External(pool) => {
+                let started =
+                    tokio::time::timeout_at(deadline, pool.start_worker(&worker.id, &shared.endpoint));
+                let failure = match started.await {
+                    Ok(Ok(())) => return Ok(Running::External(pool.clone())),
+                    Ok(Err(failure)) => failure,
+                    Err(_) => "did not answer StartWorker in time".to_owned(),
+                };
+                Err(Fault::environment(format!(
+                    "worker {} could not be started: the worker pool of {self} {failure}",
+                    worker.id
+                )))
+            }
+            Launcher::Process(command) => {
+                command.start(worker.clone(), &shared.endpoint).map(Running::Process).map_err(|failure| {
+                    Fault::environment(format!("worker {} of {self} {failure}", worker.id)).fatal()
+                })
+            }
+            Launcher::Unsupported(why) => Err(Fault::environment(format!("{self} {why}")).fatal()),
+        }
+    }
+
+    /// Undoes a start that failed halfway, as far as it can be.
+    pub(crate) fn forget(&self, worker_id: &str) -> impl Future<Output = ()> + Send + 'static {
+        let pool = match &self.launcher {
+            Launcher::External(pool) => Some(pool.clone()),
+            Launcher::Process(_) | Launcher::Unsupported(_) => None,
+        };
+        let worker_id = worker_id.to_owned();
+        async move {
+            if let Some(pool) = pool {
+                pool.stop_worker(&worker_id, Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+impl fmt::Display for EnvironmentSpec {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "environment {} ({}", self.id, self.urn)?;
+        match &self.launcher {
+            Launcher::External(pool) => write!(formatter, ", endpoint {})", pool.endpoint()),
+            Launcher::Process(command) => write!(formatter, ", command {:?})", command.command()),
+            Launcher::Unsupported(_) => write!(formatter, ")"),
+        }
+    }
+}
+
+impl Running {
+    /// Sees to it that the worker ends, within about `timeout`.
+    pub(crate) async fn stop(self, worker_id: &str, timeout: Duration) {
+        match self {
+            Self::External(pool) => pool.stop_worker(worker_id, timeout).await,
+            Self::Process(process) => process.stop(timeout).await,
+        }
+    }
+}
+
+/// The environment itself or, of several, the one that is to be used.
+fn choose(environment: &Environment, nesting: usize) -> (Environment, Launcher) {
+    let payload = environment.payload.clone();
+    let launcher = match environment.urn.as_str() {
+        environments::EXTERNAL => {
+            ExternalPayload::decode(payload).map_or_else(malformed, WorkerPool::launcher)
+        }
+        environments::PROCESS => {
+            ProcessPayload::decode(payload).map_or_else(malformed, ProcessCommand::launcher)
+        }
+        environments::ANYOF if nesting > 0 => match AnyOfEnvironmentPayload::decode(payload) {
+            Ok(any_of) => return choose_any(environment, any_of, nesting - 1),
+            Err(error) => malformed(error),
+        },
+        environments::DOCKER | environments::DEFAULT => Launcher::Unsupported(
+            "needs containers, which this runner does not start yet; use --environment_type=LOOPBACK, \
+             EXTERNAL (with a worker pool) or PROCESS"
+                .to_owned(),
+        ),
+        _ => Launcher::Unsupported(
+            "is of a kind that is not known here; use LOOPBACK, EXTERNAL or PROCESS".to_owned(),
+        ),
+    };
+    (environment.clone(), launcher)
+}
+
+/// Of several environments the first external one, else the first process; a worker pool that someone
+/// runs already needs nothing of this machine.
+fn choose_any(
+    environment: &Environment,
+    any_of: AnyOfEnvironmentPayload,
+    nesting: usize,
+) -> (Environment, Launcher) {
+    let rank = |launcher: &Launcher| match launcher {
+        Launcher::External(_) => 0,
+        Launcher::Process(_) => 1,
+        Launcher::Unsupported(_) => 2,
+    };
+    let choices = any_of.environments.iter().map(|choice| choose(choice, nesting));
+    match choices.min_by_key(|(_, launcher)| rank(launcher)) {
+        Some((chosen, launcher)) if rank(&launcher) < 2 => (chosen, launcher),
+        Some(_) | None => {
+            let urns: Vec<_> = any_of.environments.iter().map(|choice| choice.urn.as_str()).collect();
+            let why = format!(
+                "offers {}, none of which can be started here; offer EXTERNAL or PROCESS",
+                urns.join(", ")
+            );
+            (environment.clone(), Launcher::Unsupported(why))
+        }
+    }
+}
+
+fn malformed(error: prost::DecodeError) -> Launcher {
+    Launcher::Unsupported(format!("has a malformed payload: {error}"))
+}

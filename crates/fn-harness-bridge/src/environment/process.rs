@@ -1,0 +1,169 @@
+//! `beam:env:process:v1`: a command on this machine, run once for each worker.
+
+use std::process::{ExitStatus, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use beam_model::pipeline::ProcessPayload;
+use runner_core::ports::{LogSeverity, WorkerLog};
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use super::Launcher;
+use crate::server::Endpoint;
+use crate::worker::WorkerSession;
+
+/// How long a process may take to end of itself once its streams are closed: a harness that ends so
+/// has sent its last log lines.
+const GRACE: Duration = Duration::from_millis(500);
+/// How long the last lines may take to come through the pipes of a process that has ended. Children
+/// that it left behind may hold the pipes open for ever.
+const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(200);
+
+pub(super) struct ProcessCommand {
+    payload: ProcessPayload,
+}
+
+/// A worker's process and the task that waits for it.
+pub(crate) struct RunningProcess {
+    stop: CancellationToken,
+    watcher: JoinHandle<()>,
+}
+
+impl ProcessCommand {
+    pub(super) fn launcher(payload: ProcessPayload) -> Launcher {
+        if payload.command.is_empty() {
+            return Launcher::Unsupported("names no command".to_owned());
+        }
+        Launcher::Process(Self { payload })
+    }
+
+    pub(super) fn command(&self) -> &str {
+        &self.payload.command
+    }
+
+    /// Errors: what is wrong, to follow "worker … of environment …".
+    pub(super) fn start(
+        &self,
+        worker: Arc<WorkerSession>,
+        endpoint: &Endpoint,
+    ) -> Result<RunningProcess, String> {
+        let url = endpoint.url();
+        let mut child = Command::new(&self.payload.command)
+            .arg(format!("--id={}", worker.id))
+            .arg(format!("--provision_endpoint={url}"))
+            .arg(format!("--control_endpoint={url}"))
+            .arg(format!("--logging_endpoint={url}"))
+            .arg(format!("--artifact_endpoint={url}"))
+            .envs(&self.payload.env)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true)
+            .spawn()
+            .map_err(|error| {
+                format!(
+                    "could not be started: {error}. The command must be one executable file, without \
+                     arguments, on the machine where the runner runs"
+                )
+            })?;
+        let lines = [
+            child.stdout.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone(), LogSeverity::Info))),
+            child.stderr.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone(), LogSeverity::Warn))),
+        ];
+        let stop = CancellationToken::new();
+        let watcher = tokio::spawn(watch(child, worker, stop.clone(), lines));
+        Ok(RunningProcess { stop, watcher })
+    }
+}
+
+impl RunningProcess {
+    /// Ends the process and its children: by itself, else by SIGTERM, else by SIGKILL.
+    pub(super) async fn stop(self, timeout: Duration) {
+        self.stop.cancel();
+        if tokio::time::timeout(timeout, self.watcher).await.is_err() {
+            tracing::warn!("a worker process does not end even when it is killed");
+        }
+    }
+}
+
+async fn watch(
+    mut child: Child,
+    worker: Arc<WorkerSession>,
+    stop: CancellationToken,
+    lines: [Option<JoinHandle<()>>; 2],
+) {
+    let group = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+    let status = tokio::select! {
+        status = child.wait() => status,
+        () = stop.cancelled() => end(&mut child, group).await,
+    };
+    // What it has left behind must not outlive it.
+    signal(group, Signal::KILL);
+    for reader in lines.into_iter().flatten() {
+        tokio::time::timeout(LAST_LINES_TIMEOUT, reader).await.ok();
+    }
+    let status = status.map_or_else(|error| format!("cannot be waited for: {error}"), describe);
+    worker.exited(status.clone());
+    worker.end(status);
+}
+
+/// Makes the process end, more and more firmly.
+async fn end(child: &mut Child, group: Option<Pid>) -> std::io::Result<ExitStatus> {
+    if let Ok(status) = tokio::time::timeout(GRACE, child.wait()).await {
+        return status;
+    }
+    signal(group, Signal::TERM);
+    if let Ok(status) = tokio::time::timeout(GRACE, child.wait()).await {
+        return status;
+    }
+    signal(group, Signal::KILL);
+    child.wait().await
+}
+
+fn signal(group: Option<Pid>, signal: Signal) {
+    if let Some(group) = group {
+        // An error means that there is nobody left.
+        kill_process_group(group, signal).ok();
+    }
+}
+
+fn describe(status: ExitStatus) -> String {
+    use std::os::unix::process::ExitStatusExt;
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exited with status {code}"),
+        (None, Some(signal)) => format!("was ended by signal {signal}"),
+        (None, None) => format!("ended: {status}"),
+    }
+}
+
+/// Hands on what the process writes to one of its outputs, line by line.
+async fn forward(pipe: impl AsyncRead + Unpin, worker: Arc<WorkerSession>, severity: LogSeverity) {
+    let mut reader = BufReader::new(pipe);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        match reader.read_until(b'\n', &mut line).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.trim_end();
+        worker.recent_lines.push(text);
+        worker.job.logs.log(WorkerLog {
+            severity,
+            time: SystemTime::now(),
+            message: text.to_owned(),
+            trace: String::new(),
+            worker_id: worker.id.clone(),
+            instruction_id: String::new(),
+            transform_id: String::new(),
+            location: String::new(),
+            thread: String::new(),
+        });
+    }
+}

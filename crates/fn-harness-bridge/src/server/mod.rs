@@ -1,0 +1,109 @@
+//! The bridge itself: configuration, the services it adds to a server, and the jobs that use it.
+
+mod config;
+
+use std::sync::Arc;
+
+use beam_model::fn_execution::beam_fn_control_server::BeamFnControlServer;
+use beam_model::fn_execution::beam_fn_data_server::BeamFnDataServer;
+use beam_model::fn_execution::beam_fn_logging_server::BeamFnLoggingServer;
+use beam_model::fn_execution::beam_fn_state_server::BeamFnStateServer;
+use beam_model::fn_execution::beam_fn_worker_status_server::BeamFnWorkerStatusServer;
+use beam_model::fn_execution::provision_service_server::ProvisionServiceServer;
+use beam_model::job_management::artifact_retrieval_service_server::ArtifactRetrievalServiceServer;
+use runner_core::fault::Fault;
+use runner_core::ports::JobBundleFactory;
+use tonic::service::RoutesBuilder;
+
+use crate::artifact_retrieval::ArtifactRetrievalService;
+use crate::bundle::JobBundles;
+use crate::control::ControlService;
+use crate::data::DataService;
+use crate::logging::LoggingService;
+use crate::provision::ProvisionService;
+use crate::state::StateService;
+use crate::worker::Registry;
+use crate::worker_status::WorkerStatusService;
+
+pub(crate) use config::Endpoint;
+pub use config::{BridgeConfig, JobWorkers};
+
+/// The Fn API's side of a server. Cheap to clone; there is one for each server.
+#[derive(Clone)]
+pub struct FnHarnessBridge {
+    shared: Arc<Shared>,
+}
+
+/// What all services and jobs of a bridge share.
+pub(crate) struct Shared {
+    pub(crate) config: BridgeConfig,
+    pub(crate) endpoint: Endpoint,
+    pub(crate) registry: Registry,
+}
+
+impl FnHarnessBridge {
+    pub fn new(config: BridgeConfig) -> Self {
+        let endpoint = Endpoint::new(config.advertise_host.clone());
+        Self { shared: Arc::new(Shared { config, endpoint, registry: Registry::default() }) }
+    }
+
+    /// Adds the services control, data, state, logging, provision, artifact retrieval and worker
+    /// status, without a bound on message sizes: an element may be as large as it likes.
+    pub fn add_services(&self, routes: &mut RoutesBuilder) {
+        let shared = &self.shared;
+        macro_rules! add {
+            ($server:ident, $service:ident) => {
+                routes.add_service(
+                    $server::new($service::new(shared.clone()))
+                        .max_decoding_message_size(usize::MAX)
+                        .max_encoding_message_size(usize::MAX),
+                );
+            };
+        }
+        add!(BeamFnControlServer, ControlService);
+        add!(BeamFnDataServer, DataService);
+        add!(BeamFnStateServer, StateService);
+        add!(BeamFnLoggingServer, LoggingService);
+        add!(ProvisionServiceServer, ProvisionService);
+        add!(ArtifactRetrievalServiceServer, ArtifactRetrievalService);
+        add!(BeamFnWorkerStatusServer, WorkerStatusService);
+    }
+
+    /// Tells the bridge on which port its services are reached. To be called before a bundle is run.
+    pub fn set_port(&self, port: u16) {
+        self.shared.endpoint.set_port(port);
+    }
+
+    /// The workers of one job. None is started before the first bundle.
+    pub fn job(&self, job: JobWorkers) -> Arc<dyn JobBundleFactory> {
+        JobBundles::open(self.shared.clone(), job)
+    }
+
+    /// What the worker says of itself, as text for people: for Python a dump of its threads.
+    ///
+    /// Errors: no such worker, it serves no status, or it does not answer within
+    /// [`BridgeConfig::worker_status_timeout`].
+    pub async fn worker_status(&self, worker_id: &str) -> Result<String, Fault> {
+        let worker = self
+            .shared
+            .registry
+            .worker_by_id(worker_id)
+            .map_err(|error| Fault::environment(error.to_string()).fatal())?;
+        crate::worker_status::query(&worker, self.shared.config.worker_status_timeout).await
+    }
+
+    /// Ends all workers of all jobs. Bounded as [`JobBundleFactory::close`] is.
+    pub async fn shutdown(&self) {
+        let closing: Vec<_> = self
+            .shared
+            .registry
+            .jobs()
+            .into_iter()
+            .map(|job| tokio::spawn(async move { job.close_workers().await }))
+            .collect();
+        for job in closing {
+            // An error here is a panic in the task or the runtime's own end; either way it is over.
+            job.await.ok();
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! The workers: who is known, what each is doing, whether it lives.
+
+mod outbox;
+mod pool;
+mod recent_lines;
+mod registry;
+mod session;
+
+pub(crate) use outbox::{Outbox, OutboxStream};
+pub(crate) use pool::{EnvironmentWorkers, Lease};
+pub(crate) use recent_lines::RecentLines;
+pub(crate) use registry::{Registry, worker_id};
+pub(crate) use session::WorkerSession;

@@ -1,0 +1,177 @@
+//! The workers of one environment of one job: started when a bundle needs one, lent to one bundle
+//! at a time.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use runner_core::fault::{Fault, Retry};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::Instant;
+
+use super::WorkerSession;
+use crate::bundle::JobContext;
+use crate::environment::{EnvironmentSpec, Running};
+use crate::server::Shared;
+
+/// How long a worker may go on logging after it was stopped.
+const LAST_LOGS_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(crate) struct EnvironmentWorkers {
+    shared: Arc<Shared>,
+    job: Arc<JobContext>,
+    environment: Arc<EnvironmentSpec>,
+    /// `{job id}-{environment index}`, the beginning of worker ids.
+    id_prefix: String,
+    /// One for each worker that may run.
+    permits: Arc<Semaphore>,
+    /// The one used last is used next: it has descriptors and caches at hand.
+    idle: Mutex<Vec<Arc<WorkerSession>>>,
+    started: AtomicUsize,
+    start_failures: AtomicU32,
+}
+
+/// A worker for the time of a bundle. Dropped, it is free for the next one, unless it is gone.
+pub(crate) struct Lease {
+    pub(crate) worker: Arc<WorkerSession>,
+    workers: Arc<EnvironmentWorkers>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if !self.worker.is_gone() {
+            self.workers.idle().push(self.worker.clone());
+        }
+    }
+}
+
+impl EnvironmentWorkers {
+    pub(crate) fn new(
+        shared: Arc<Shared>,
+        job: Arc<JobContext>,
+        environment: EnvironmentSpec,
+        index: usize,
+        workers: usize,
+    ) -> Self {
+        Self {
+            id_prefix: format!("{}-{index}", job.id),
+            shared,
+            job,
+            environment: Arc::new(environment),
+            permits: Arc::new(Semaphore::new(workers)),
+            idle: Mutex::default(),
+            started: AtomicUsize::new(0),
+            start_failures: AtomicU32::new(0),
+        }
+    }
+
+    /// A worker for one bundle: an idle one, or one started anew. Waits while all are busy; dropping
+    /// the future leaves a worker that is just starting to the next bundle.
+    pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, Fault> {
+        let permit = tokio::select! {
+            biased;
+            () = self.job.closing.cancelled() => return Err(self.closed()),
+            permit = self.permits.clone().acquire_owned() => permit.map_err(|_| self.closed())?,
+        };
+        if let Some(worker) = self.take_idle() {
+            return Ok(Lease { worker, workers: self.clone(), _permit: permit });
+        }
+        let (sender, receiver) = oneshot::channel();
+        let workers = self.clone();
+        self.job.tasks.spawn(async move {
+            let worker = workers.start().await;
+            let lease = worker.map(|worker| Lease { worker, workers, _permit: permit });
+            // Nobody waits any more: the lease is dropped, and with that the worker is idle.
+            sender.send(lease).ok();
+        });
+        receiver.await.map_err(|_| self.closed())?
+    }
+
+    fn closed(&self) -> Fault {
+        Fault::runner(format!("job {} is closed: no worker is started for it any more", self.job.id))
+    }
+
+    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Arc<WorkerSession>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_idle(&self) -> Option<Arc<WorkerSession>> {
+        let mut idle = self.idle();
+        std::iter::from_fn(|| idle.pop()).find(|worker| !worker.is_gone())
+    }
+
+    async fn start(&self) -> Result<Arc<WorkerSession>, Fault> {
+        let started = self.try_start().await;
+        match started {
+            Ok(worker) => {
+                self.start_failures.store(0, Ordering::Relaxed);
+                Ok(worker)
+            }
+            Err(fault) if fault.retry == Retry::Never => Err(fault),
+            Err(fault) => {
+                let failures = self.start_failures.fetch_add(1, Ordering::Relaxed) + 1;
+                if failures < self.shared.config.max_start_failures {
+                    return Err(fault);
+                }
+                Err(fault.at(format!("{failures} workers in a row could not be started")).fatal())
+            }
+        }
+    }
+
+    async fn try_start(&self) -> Result<Arc<WorkerSession>, Fault> {
+        let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
+        let id = format!("{}-{number}", self.id_prefix);
+        let worker = Arc::new(WorkerSession::new(id, self.job.clone(), self.environment.clone()));
+        self.shared.registry.add_worker(worker.clone());
+        let timeout = self.shared.config.worker_connect_timeout;
+        let deadline = Instant::now() + timeout;
+        let launched = tokio::select! {
+            biased;
+            () = self.job.closing.cancelled() => Err(self.closed()),
+            launched = self.environment.launch(&worker, &self.shared, deadline) => launched,
+        };
+        let running = match launched {
+            Ok(running) => running,
+            Err(fault) => {
+                worker.end("could not be started");
+                self.shared.registry.remove_worker(&worker.id);
+                self.job.tasks.spawn(self.environment.forget(&worker.id));
+                return Err(fault);
+            }
+        };
+        self.job.tasks.spawn(supervise(worker.clone(), running, self.shared.clone()));
+        tokio::select! {
+            biased;
+            () = worker.connected.cancelled() => return Ok(worker),
+            () = worker.gone.cancelled() => {}
+            () = tokio::time::sleep_until(deadline) => {
+                let endpoint = self.shared.endpoint.url();
+                worker.end(format!(
+                    "was started but did not connect to {endpoint} within {} s; look whether it can \
+                     reach that address",
+                    timeout.as_secs()
+                ));
+            }
+        }
+        Err(worker.fault().await)
+    }
+}
+
+/// Waits for the worker's end, whatever brings it, and clears up after it.
+async fn supervise(worker: Arc<WorkerSession>, running: Running, shared: Arc<Shared>) {
+    tokio::select! {
+        () = worker.gone.cancelled() => {}
+        () = worker.job.closing.cancelled() => worker.end("was stopped with its job"),
+    }
+    running.stop(&worker.id, shared.config.worker_stop_timeout).await;
+    // Not waited for by the job's end: a harness may log on for a while, and the logging stream must
+    // be the last of its streams to be closed.
+    tokio::spawn(async move {
+        if worker.logging.opened.is_cancelled() {
+            tokio::time::timeout(LAST_LOGS_TIMEOUT, worker.logging.ended.cancelled()).await.ok();
+        }
+        worker.finished.cancel();
+        shared.registry.remove_worker(&worker.id);
+    });
+}

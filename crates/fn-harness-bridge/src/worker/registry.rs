@@ -1,0 +1,60 @@
+//! Every worker and job that the services may be asked about.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use tonic::metadata::MetadataMap;
+
+use super::WorkerSession;
+use crate::bundle::JobContext;
+use crate::error::BridgeError;
+
+/// The metadata key by which a worker says who it is.
+pub(crate) const WORKER_ID: &str = "worker_id";
+
+#[derive(Default)]
+pub(crate) struct Registry {
+    workers: RwLock<HashMap<String, Arc<WorkerSession>>>,
+    jobs: RwLock<HashMap<String, Arc<JobContext>>>,
+}
+
+impl Registry {
+    pub(crate) fn add_worker(&self, worker: Arc<WorkerSession>) {
+        let mut workers = self.workers.write().unwrap_or_else(PoisonError::into_inner);
+        workers.insert(worker.id.clone(), worker);
+    }
+
+    pub(crate) fn remove_worker(&self, id: &str) {
+        self.workers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// The worker that makes a call.
+    pub(crate) fn worker(&self, metadata: &MetadataMap) -> Result<Arc<WorkerSession>, BridgeError> {
+        self.worker_by_id(worker_id(metadata).ok_or(BridgeError::NoWorkerId)?)
+    }
+
+    pub(crate) fn worker_by_id(&self, id: &str) -> Result<Arc<WorkerSession>, BridgeError> {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        workers.get(id).cloned().ok_or_else(|| BridgeError::UnknownWorker(id.to_owned()))
+    }
+
+    pub(crate) fn add_job(&self, job: Arc<JobContext>) {
+        self.jobs.write().unwrap_or_else(PoisonError::into_inner).insert(job.id.clone(), job);
+    }
+
+    pub(crate) fn remove_job(&self, id: &str) {
+        self.jobs.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    pub(crate) fn job(&self, id: &str) -> Option<Arc<JobContext>> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    pub(crate) fn jobs(&self) -> Vec<Arc<JobContext>> {
+        self.jobs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+}
+
+pub(crate) fn worker_id(metadata: &MetadataMap) -> Option<&str> {
+    metadata.get(WORKER_ID)?.to_str().ok()
+}
