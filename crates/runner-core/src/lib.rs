@@ -8,6 +8,7 @@
 //! There is no gRPC here, no socket, no file. The engine has no clock, lock or thread either.
 
 pub mod backend;
+pub mod engine;
 pub mod fault;
 pub mod metrics;
 pub mod fusion;
