@@ -2,6 +2,12 @@
 //!
 //! `UPDATE=1 cargo test -p beam-model --test generated` writes it anew.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests may stop at the first surprise, too"
+)]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;

@@ -13,12 +13,16 @@
 //! All input is taken to be hostile: it is refused with a [`CoderError`], never with a panic.
 
 mod coder;
+mod decode;
+mod encode;
 mod error;
 mod pane;
 mod reader;
 mod resolve;
 mod schema;
 mod skip;
+mod timer;
+mod value;
 pub mod varint;
 mod window;
 pub mod windowed_value;
@@ -27,4 +31,6 @@ pub use coder::{Coder, Context};
 pub use error::CoderError;
 pub use pane::{PaneInfo, Timing};
 pub use schema::{FieldType, FieldTypeInfo, RowSchema, SchemaField};
+pub use timer::{Timer, TimerAction};
+pub use value::{TimerFiring, Value};
 pub use window::IntervalWindow;

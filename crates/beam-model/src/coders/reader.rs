@@ -64,6 +64,11 @@ impl<'a> Reader<'a> {
     }
 
     pub(super) fn varint(&mut self, what: &'static str) -> Result<u64, CoderError> {
+        // Most counts and lengths are less than 128.
+        if let [byte @ 0..0x80, rest @ ..] = self.rest {
+            self.rest = rest;
+            return Ok(u64::from(*byte));
+        }
         let mut value = 0_u64;
         for (index, &byte) in self.rest.iter().enumerate().take(super::varint::MAX_LEN) {
             let bits = u64::from(byte & 0x7F);

@@ -21,8 +21,7 @@ impl Coder {
     /// Resolves the coder `id` in `coders`, the `Components.coders` of a pipeline.
     ///
     /// A coder with a URN that is not standard becomes [`Coder::Opaque`], and its components are
-    /// not looked at. The same goes for `beam:coder:schema:v1`, of which the encoding is the row's but
-    /// which the runner need not understand.
+    /// not looked at. So does `beam:coder:schema:v1`, which names functions of the SDK.
     ///
     /// # Errors
     /// If the coder or a component of it is not in the table, contains itself, has the wrong number
@@ -142,3 +141,6 @@ impl Site<'_> {
         CoderError::BadPayload { id: self.id.into(), urn: self.urn.into(), reason: reason.into() }
     }
 }
+
+#[cfg(test)]
+mod tests;

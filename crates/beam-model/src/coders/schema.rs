@@ -181,6 +181,29 @@ impl FieldType {
 }
 
 impl FieldTypeInfo {
+    /// What an error calls values of this type.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::Byte => "byte",
+            Self::Int16 => "int16",
+            Self::Int32 => "int32",
+            Self::Int64 => "int64",
+            Self::Float => "float",
+            Self::Double => "double",
+            Self::String => "string",
+            Self::Boolean => "boolean",
+            Self::Bytes => "bytes",
+            Self::MillisInstant => "millis_instant",
+            Self::Decimal => "decimal",
+            Self::Array(_) => "array",
+            Self::Iterable(_) => "iterable",
+            Self::Map(..) => "map",
+            Self::Row(_) => "row",
+            Self::NullableRepresentation(_) => "nullable logical type",
+            Self::Opaque { .. } => "opaque logical type",
+        }
+    }
+
     fn atomic(number: i32) -> Result<Self, String> {
         match AtomicType::try_from(number) {
             Ok(AtomicType::Byte) => Ok(Self::Byte),

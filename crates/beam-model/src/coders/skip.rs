@@ -182,6 +182,11 @@ fn skip_timer(key: &Coder, window: &Coder, reader: &mut Reader<'_>) -> Result<()
     Ok(())
 }
 
+/// Bytes of the null bitmap of a row of `fields` fields, where any is null.
+pub(super) fn null_bitmap_len(fields: usize) -> usize {
+    fields.div_ceil(BITS)
+}
+
 /// What a row begins with.
 pub(super) struct RowHeader<'a> {
     /// Fields that were written; a schema may have gained more since.

@@ -84,6 +84,9 @@ impl<'a> Windows<'a> {
     }
 
     /// Appends the windows to `out`, their count before them.
+    ///
+    /// # Errors
+    /// If there are more than `i32::MAX` windows, for which there is no encoding.
     pub fn write(&self, out: &mut impl BufMut) -> Result<(), CoderError> {
         write_windows(out, self.iter())
     }
@@ -97,6 +100,10 @@ impl<'a> Windows<'a> {
             Count::Chunked => (count_chunked(coder, ahead.clone())?, ahead.rest()),
         };
         skip_elements(coder, reader)?;
+        // A coder of no bytes has one window only. Thirteen bytes must not stand for 2^31 elements.
+        if len > 1 && coder.fixed_width() == Some(0) {
+            return Err(CoderError::Malformed { what: "windows", reason: "there are many of the same" });
+        }
         let encoded_len = start.len() - reader.rest().len();
         let encoded = start.get(..encoded_len).unwrap_or_default();
         let layout = match count {
@@ -292,12 +299,15 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_count_of_global_windows_costs_nothing_to_skip() {
+    fn a_hostile_count_of_global_windows_is_refused() {
         let mut out = EventTime(3).to_bytes().to_vec();
         out.extend_from_slice(&i32::MAX.to_be_bytes());
         out.push(0x0F);
-        let header = read_header(&Coder::GlobalWindow, &out).unwrap();
-        assert_eq!(header.windows.len(), i32::MAX as usize);
+        let error = read_header(&Coder::GlobalWindow, &out).unwrap_err();
+        assert!(matches!(error, CoderError::Malformed { what: "windows", .. }), "{error}");
+        let iterable = Coder::Iterable(Box::new(Coder::GlobalWindow));
+        assert_eq!(iterable.skip(&out[8..]), Ok(4));
+        assert!(iterable.decode_prefix(&out[8..]).is_err());
     }
 
     #[test]
