@@ -9,6 +9,7 @@
 
 pub mod backend;
 pub mod engine;
+pub mod executor;
 pub mod fault;
 pub mod metrics;
 pub mod fusion;
@@ -17,3 +18,4 @@ pub mod options;
 pub mod plan;
 pub mod ports;
 pub mod rewrite;
+pub mod runner_transforms;

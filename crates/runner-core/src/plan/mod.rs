@@ -326,7 +326,7 @@ fn in_order(nodes: Vec<Node>, collections: usize) -> Vec<Node> {
     ordered
 }
 
-/// The user's names. Parts that rewriting made go by the name of the transform that they are parts of.
+/// The names that the user, or a rewrite after the user's, has given.
 fn names(components: &Components) -> BTreeMap<String, String> {
     let named = components.transforms.iter().filter(|(_, transform)| !transform.unique_name.is_empty());
     named.map(|(id, transform)| (id.clone(), transform.unique_name.clone())).collect()

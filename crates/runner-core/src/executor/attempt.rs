@@ -1,0 +1,127 @@
+//! One attempt of a bundle: inputs out to a worker, outputs and residuals back.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use beam_model::pipeline::MonitoringInfo;
+use bytes::Bytes;
+
+use super::{FaultInjection, block};
+use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS};
+use crate::fault::{Blame, Fault, Retry};
+use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
+use crate::ports::{BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler};
+use crate::runner_transforms::elements;
+
+/// What a successful attempt brings.
+pub(super) struct Done {
+    pub(super) outputs: Vec<(CollectionId, Vec<Block<Bytes>>)>,
+    pub(super) residuals: Vec<(Block<Bytes>, Duration)>,
+    pub(super) result: BundleResult,
+}
+
+/// With a failure come the metrics of the work that was done for nothing.
+pub(super) type Outcome = Result<Done, (Fault, Vec<MonitoringInfo>)>;
+
+pub(super) struct Run {
+    pub(super) plan: Arc<ExecutionPlan>,
+    pub(super) node: NodeId,
+    pub(super) bundle: BundleId,
+    pub(super) attempt: Attempt,
+    pub(super) blocks: Vec<Block<Bytes>>,
+    pub(super) state: Arc<dyn StateHandler>,
+    pub(super) inject: FaultInjection,
+}
+
+impl Run {
+    pub(super) async fn run(self, factory: &dyn StageBundleFactory) -> Outcome {
+        let plan = self.plan.clone();
+        let Node::Stage(stage) = &plan.nodes[self.node.0] else {
+            return Err((Fault::runner("only stages have bundles"), Vec::new()));
+        };
+        let outputs = Arc::new(Outputs::default());
+        let blocks = self.blocks.into_iter().map(|block| Ok(block.data));
+        let bundle = RemoteBundle {
+            instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
+            inputs: vec![BundleInput { transform_id: stage.source.clone(), blocks: Box::new(blocks) }],
+            state: self.state,
+            outputs: outputs.clone(),
+        };
+        let result = factory.process(bundle).await;
+        let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
+        if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
+            let fault = Fault::user("injected failure").at(&stage.spec.name);
+            return Err((fault, result.monitoring_infos));
+        }
+        let failed = |fault| (fault, Vec::new());
+        let residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        let outputs = outputs.sort(&plan, stage).map_err(failed)?;
+        Ok(Done { outputs, residuals, result })
+    }
+}
+
+/// Adds where it happened. What the user raised comes first and whole, since that is what they look for.
+fn locate(fault: Fault, stage: &Stage, attempt: Attempt) -> Fault {
+    let message = match (fault.blame, fault.retry) {
+        (Blame::User, Retry::Bundle) => {
+            format!("{}\n\n(in {}, attempt {} of {MAX_ATTEMPTS})", fault.message.trim_end(), stage.spec.name, attempt.0)
+        }
+        _ => format!("{}: {}", stage.spec.name, fault.message),
+    };
+    Fault { message, ..fault }
+}
+
+fn residuals(
+    plan: &ExecutionPlan,
+    stage: &Stage,
+    result: &mut BundleResult,
+) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
+    let mut found = Vec::new();
+    for residual in std::mem::take(&mut result.residuals) {
+        if stage.restriction_reader.as_deref() != Some(residual.transform_id.as_str()) {
+            let name = plan.transform_names.get(&residual.transform_id).unwrap_or(&residual.transform_id);
+            return Err(Fault::environment(format!(
+                "{}: a worker left work undone for {name}, which is not the splittable transform of the stage",
+                stage.spec.name
+            ))
+            .fatal());
+        }
+        found.push((block(residual.element), residual.delay));
+    }
+    Ok(found)
+}
+
+/// What the sinks wrote so far.
+#[derive(Default)]
+struct Outputs(Mutex<HashMap<String, Vec<Bytes>>>);
+
+impl OutputReceiver for Outputs {
+    fn receive(&self, transform_id: &str, data: Bytes) -> Result<(), Fault> {
+        let mut sinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match sinks.get_mut(transform_id) {
+            Some(blocks) => blocks.push(data),
+            None => {
+                sinks.insert(transform_id.to_owned(), vec![data]);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Outputs {
+    /// By collection, cut as the plan wants it.
+    fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Vec<Block<Bytes>>)>, Fault> {
+        let sinks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut outputs = Vec::new();
+        for (sink, blocks) in sinks {
+            let collection = *stage.sinks.get(&sink).ok_or_else(|| {
+                Fault::environment(format!("{}: a worker wrote to {sink:?}, which is no sink of it", stage.spec.name))
+            })?;
+            let blocks = elements::cut(&plan.collections[collection.0], blocks)?;
+            let blocks = blocks.into_iter().filter(|data| !data.is_empty()).map(block);
+            outputs.push((collection, blocks.collect()));
+        }
+        Ok(outputs)
+    }
+}
