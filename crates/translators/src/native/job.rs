@@ -1,0 +1,112 @@
+//! One running job.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use async_trait::async_trait;
+use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
+use runner_core::backend::{
+    Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult,
+};
+use runner_core::executor::{Execution, Progress, run};
+use runner_core::fault::Fault;
+use runner_core::plan::plan_pipeline;
+use tokio::sync::watch;
+
+use super::NativeConfig;
+use super::logs::MessagesFromLogs;
+use super::options::JobSettings;
+
+struct NativeJob {
+    progress: Arc<Progress>,
+    cancel: watch::Sender<bool>,
+    outcome: watch::Receiver<Option<Outcome>>,
+}
+
+#[async_trait]
+impl PipelineResult for NativeJob {
+    fn cancel(&self) {
+        self.cancel.send_replace(true);
+    }
+
+    fn drain(&self) -> Result<(), Fault> {
+        Err(Fault::user("a job on bounded input cannot be drained: it ends by itself, or can be cancelled"))
+    }
+
+    fn metrics(&self) -> MetricResults {
+        self.progress.metrics.lock().unwrap_or_else(PoisonError::into_inner).results()
+    }
+
+    async fn finished(&self) -> Outcome {
+        let mut outcome = self.outcome.clone();
+        let ended = outcome.wait_for(Option::is_some).await;
+        let outcome = ended.ok().and_then(|outcome| outcome.clone());
+        outcome.unwrap_or_else(|| Outcome::Failed(Fault::runner("the job's task broke off; see the server's log")))
+    }
+}
+
+/// Starts the job in a task of its own.
+pub(super) fn start(
+    bridge: &FnHarnessBridge,
+    config: &NativeConfig,
+    invocation: JobInvocation,
+) -> Arc<dyn PipelineResult> {
+    let progress = Arc::new(Progress::default());
+    let (cancel, cancel_asked) = watch::channel(false);
+    let (ended, outcome) = watch::channel(None);
+    let job = NativeJob { progress: progress.clone(), cancel, outcome };
+    let (bridge, config) = (bridge.clone(), *config);
+    tokio::spawn(async move {
+        let outcome = execute(&bridge, &config, invocation, progress, cancel_asked).await;
+        ended.send_replace(Some(outcome));
+    });
+    Arc::new(job)
+}
+
+async fn execute(
+    bridge: &FnHarnessBridge,
+    config: &NativeConfig,
+    invocation: JobInvocation,
+    progress: Arc<Progress>,
+    cancel: watch::Receiver<bool>,
+) -> Outcome {
+    let settings = match JobSettings::read(&invocation.options, config) {
+        Ok(settings) => settings,
+        Err(reason) => return Outcome::Failed(Fault::user(reason)),
+    };
+    let plan = match plan_pipeline(&invocation.pipeline, settings.grain) {
+        Ok(plan) => Arc::new(plan),
+        Err(error) => return Outcome::Failed(Fault::user(error.to_string())),
+    };
+    let environments = invocation.pipeline.components.map(|c| c.environments).unwrap_or_default();
+    let logs = MessagesFromLogs { listener: invocation.listener.clone(), names: plan.transform_names.clone() };
+    let workers = bridge.job(JobWorkers {
+        job_id: invocation.job_id,
+        job_name: invocation.job_name,
+        pipeline_options: invocation.options.as_struct().clone(),
+        environments,
+        workers_per_environment: settings.workers,
+        artifacts: invocation.artifacts,
+        logs: Arc::new(logs),
+    });
+    invocation.listener.running();
+    let execution = Execution {
+        plan,
+        workers: workers.clone(),
+        policy: settings.policy,
+        inject: settings.inject,
+        progress: progress.clone(),
+        cancel,
+    };
+    let outcome = run(execution).await;
+    workers.close().await;
+    report(&progress, invocation.listener.as_ref());
+    outcome
+}
+
+fn report(progress: &Progress, listener: &dyn JobListener) {
+    let committed = progress.bundles_committed.load(Ordering::Relaxed);
+    let failed = progress.bundles_failed.load(Ordering::Relaxed);
+    let text = format!("{committed} bundles committed, {failed} attempts failed");
+    listener.message(Importance::Detailed, text);
+}

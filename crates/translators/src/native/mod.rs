@@ -1,0 +1,67 @@
+//! The native backend: runner-core's engine on workers of the Fn API. Wiring only.
+
+mod job;
+mod logs;
+mod options;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use beam_model::pipeline::Pipeline;
+use fn_harness_bridge::FnHarnessBridge;
+use runner_core::backend::{JobInvocation, PipelineOption, PipelineResult, PortablePipelineRunner, Refusal};
+use runner_core::options::PipelineOptions;
+use runner_core::plan::{PlanError, PlanGrain, plan_pipeline};
+
+use options::JobSettings;
+
+/// Runs jobs on this machine's engine.
+pub struct NativeRunner {
+    bridge: FnHarnessBridge,
+    config: NativeConfig,
+}
+
+/// What the server was told.
+#[derive(Clone, Copy, Debug)]
+pub struct NativeConfig {
+    /// Worker processes (or threads) to start for each environment of a job that does not say.
+    pub sdk_worker_parallelism: usize,
+}
+
+impl NativeRunner {
+    pub fn new(bridge: FnHarnessBridge, config: NativeConfig) -> Self {
+        Self { bridge, config }
+    }
+}
+
+#[async_trait]
+impl PortablePipelineRunner for NativeRunner {
+    fn name(&self) -> &'static str {
+        "native"
+    }
+
+    fn pipeline_options(&self) -> Vec<PipelineOption> {
+        options::describe()
+    }
+
+    fn prepare(&self, pipeline: &Pipeline, options: &PipelineOptions) -> Result<(), Refusal> {
+        let mut refusal = Refusal::default();
+        if let Err(reason) = JobSettings::read(options, &self.config) {
+            refusal.invalid("pipeline options", reason);
+        }
+        match plan_pipeline(pipeline, PlanGrain::Default) {
+            Ok(_) => {}
+            Err(PlanError::Refused(more)) => {
+                refusal.invalid.extend(more.invalid);
+                refusal.unsupported.extend(more.unsupported);
+            }
+            // Validation let it through, so it is for us to mend; the user still has to know now.
+            Err(PlanError::Fault(fault)) => refusal.unsupported("pipeline", fault.message),
+        }
+        refusal.into_result()
+    }
+
+    async fn run(&self, invocation: JobInvocation) -> Arc<dyn PipelineResult> {
+        job::start(&self.bridge, &self.config, invocation)
+    }
+}
