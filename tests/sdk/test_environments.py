@@ -1,0 +1,182 @@
+"""Where workers come from, and what the author of a job is told when one doesn't work."""
+
+import logging
+import os
+import signal
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.options.pipeline_options import PipelineOptions
+
+import cases  # pylint: disable=unused-import
+import harness
+from beamline_server import BeamlineServer
+from conftest import BINARY, free_port, process_environment
+
+SOME = [harness.CASES[name] for name in (
+    'several_outputs', 'group_by_key', 'combine_per_key', 'side_multimap', 'text_in_and_out',
+    'splittable', 'sessions', 'metrics', 'flatten_unlike_coders')]
+# What a job may take to tell that a worker does not work, all attempts included.
+SECONDS_TO_FAIL = 60
+
+
+def processes_of(pipeline, elements=24):
+  """The ids of the processes that worked on elements, each of which takes a while."""
+  def work(x):
+    time.sleep(0.05)
+    return os.getpid()
+
+  return pipeline | beam.Create(range(elements)) | beam.Reshuffle() | 'Work' >> beam.Map(work)
+
+
+def check_processes(arguments, matcher):
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  harness.check_with(processes_of(pipeline), matcher)
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+
+
+def test_loopback_works_in_the_client(endpoint):
+  mine = os.getpid()
+
+  def all_mine(pids):
+    assert set(pids) == {mine}, pids
+
+  check_processes(harness.portable_options(endpoint), all_mine)
+
+
+def test_external_pool(endpoint, external, tmp_path):
+  harness.run_cases(SOME, harness.portable_options(endpoint, external), tmp_path)
+
+
+def test_external_pool_with_two_workers(endpoint, external):
+  mine = os.getpid()
+
+  def two_others(pids):
+    assert len(set(pids)) == 2 and mine not in pids, set(pids)
+
+  check_processes(
+      harness.portable_options(
+          endpoint, external, ['--sdk_worker_parallelism=2', '--bundle_size=element']), two_others)
+
+
+def test_pool_on_another_address(worker_pool, tmp_path):
+  """The server listens on 127.0.0.2 only: a worker that is told localhost cannot reach it."""
+  if os.environ.get('BEAMLINE_ENDPOINT'):
+    pytest.skip('needs a server of its own')
+  with BeamlineServer(BINARY, ['--advertise-host', '127.0.0.2'], host='127.0.0.2') as server:
+    assert server.endpoint.startswith('127.0.0.2:'), server.endpoint
+    environment = 'EXTERNAL', '127.0.0.2:%d' % worker_pool
+    harness.run_cases(SOME, harness.portable_options(server.endpoint, environment), tmp_path)
+  assert server.process.returncode == 0
+
+
+def test_process(endpoint, process, tmp_path):
+  harness.run_cases(SOME, harness.portable_options(endpoint, process), tmp_path)
+
+
+def test_process_gets_the_staged_files(endpoint, process, tmp_path):
+  staged = tmp_path / 'staged by the job.txt'
+  staged.write_text('what the author staged')
+
+  def read(unused_x):
+    found = os.path.join(os.environ['SEMI_PERSISTENT_DIRECTORY'], 'staged', staged.name)
+    with open(found, encoding='utf-8') as f:
+      return f.read()
+
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(
+      endpoint, process, ['--files_to_stage=' + str(staged)])))
+  harness.check(pipeline | beam.Create([1]) | beam.Map(read), ['what the author staged'])
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
+
+
+def test_workers_end_with_their_job(endpoint, process, tmp_path):
+  """No process is left when the client has its result."""
+  path = tmp_path / 'pids'
+
+  def leave_pid(x):
+    with open(path, 'a', encoding='utf-8') as f:
+      f.write('%d\n' % os.getpid())
+    return x
+
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint, process)))
+  pipeline | beam.Create([1, 2]) | beam.Map(leave_pid)  # pylint: disable=expression-not-assigned
+  harness.run_pipeline(pipeline)
+  pids = {int(line) for line in path.read_text().split()}
+  assert pids and os.getpid() not in pids
+  left = [pid for pid in pids if os.path.exists('/proc/%d' % pid)]
+  assert not left, left
+
+
+def failure_of(build, arguments, seconds=SECONDS_TO_FAIL):
+  """Runs a pipeline that must fail; returns the error that its author sees."""
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  build(pipeline)
+  began = time.monotonic()
+  with pytest.raises(Exception) as raised:
+    harness.run_pipeline(pipeline)
+  took = time.monotonic() - began
+  assert took < seconds, '%.0f s for: %s' % (took, raised.value)
+  return str(raised.value)
+
+
+def die_in_a_step(how):
+  def die(unused_x):
+    logging.getLogger().warning('famous last words')
+    time.sleep(0.5)  # for the log line to leave
+    how()
+
+  return lambda pipeline: pipeline | beam.Create([1]) | 'Deadly' >> beam.Map(die)
+
+
+def test_process_that_exits(endpoint, process):
+  error = failure_of(
+      die_in_a_step(lambda: os._exit(17)), harness.portable_options(endpoint, process))
+  assert 'exit' in error and '17' in error, error
+  assert 'famous last words' in error, error
+
+
+def test_process_that_is_killed(endpoint, process):
+  error = failure_of(
+      die_in_a_step(lambda: os.kill(os.getpid(), signal.SIGKILL)),
+      harness.portable_options(endpoint, process))
+  assert 'signal' in error.lower() and ('9' in error or 'SIGKILL' in error), error
+  assert 'famous last words' in error, error
+
+
+def test_pool_worker_that_exits(endpoint, external):
+  """Nobody is told a pool worker's exit status; the worker and its last log lines are named."""
+  error = failure_of(
+      die_in_a_step(lambda: os._exit(17)), harness.portable_options(endpoint, external))
+  assert 'worker' in error.lower(), error
+  assert 'famous last words' in error, error
+
+
+def one_step(pipeline):
+  return pipeline | beam.Create([1]) | beam.Map(lambda x: x)
+
+
+def test_command_that_does_not_exist(endpoint):
+  error = failure_of(
+      one_step, harness.portable_options(endpoint, process_environment('/no/such/boot-program')))
+  assert '/no/such/boot-program' in error, error
+
+
+def test_command_that_ends_at_once(endpoint, tmp_path):
+  boot = tmp_path / 'boot.sh'
+  boot.write_text('#!/bin/sh\necho "the boot program has a bad day" >&2\nexit 3\n')
+  boot.chmod(0o755)
+  error = failure_of(one_step, harness.portable_options(endpoint, process_environment(str(boot))))
+  assert str(boot) in error and '3' in error and 'has a bad day' in error, error
+
+
+def test_pool_that_is_not_there(endpoint):
+  address = '127.0.0.1:%d' % free_port()
+  error = failure_of(one_step, harness.portable_options(endpoint, ('EXTERNAL', address)))
+  assert address in error, error
+
+
+def test_the_server_lives_on(endpoint, tmp_path):
+  harness.run_cases([harness.CASES['create_map_filter_flatmap']],
+                    harness.portable_options(endpoint), tmp_path)
