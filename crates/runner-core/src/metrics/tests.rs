@@ -263,7 +263,7 @@ proptest! {
         prop_assert_eq!(metrics.snapshot().len() as u64 + metrics.malformed(), 1);
         for encoded in metrics.snapshot() {
             let mut again = MetricsAccumulator::default();
-            again.add(&[encoded.clone()]);
+            again.add(std::slice::from_ref(&encoded));
             prop_assert_eq!(again.snapshot(), vec![encoded]);
         }
     }
