@@ -1,0 +1,101 @@
+//! What the workers of a [`super::ScriptedHarness`] are to do.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Call;
+
+/// A user's function: gets an element's value (nested encoding), emits and asks through the [`Call`].
+/// An error fails the bundle with its text.
+pub(super) type DoFn = dyn Fn(&[u8], &mut Call<'_>) -> Result<(), String> + Send + Sync;
+
+/// Functions by URN, and what goes wrong. Bundles and starts of workers are counted from 1, over all
+/// workers of the harness.
+#[derive(Clone, Default)]
+pub struct Script {
+    do_fns: BTreeMap<String, Arc<DoFn>>,
+    bundle_faults: BTreeMap<usize, BundleFault>,
+    start_faults: BTreeMap<usize, StartFault>,
+}
+
+/// What a bundle does instead of being well.
+#[derive(Clone, Debug)]
+pub enum BundleFault {
+    /// Reads its input, then fails with this message.
+    Fail(String),
+    /// Its worker breaks all connections after the first element.
+    Disconnect,
+    /// Never answers.
+    Hang,
+    /// Answers so much later.
+    Delay(Duration),
+    /// Sends data for an instruction that never was.
+    DataForUnknownInstruction,
+    /// Sends data for a transform that is no sink.
+    DataForUnknownTransform,
+    /// Sends data after it marked its end, and never answers.
+    DataAfterLast,
+    /// Answers with something that is no `ProcessBundleResponse`.
+    WrongAnswer,
+    /// Does nothing with its elements but gives each back as a residual root of this transform's
+    /// input, to be resumed after `delay`.
+    GiveBack { transform_id: String, input_id: String, delay: Duration },
+    /// Sends its output in the answer, not on the data stream.
+    EmbedOutput,
+}
+
+/// What a worker does instead of starting.
+#[derive(Clone, Debug)]
+pub enum StartFault {
+    /// `StartWorker` answers with this error.
+    Refuse(String),
+    NeverConnect,
+}
+
+impl Script {
+    /// A script that knows `test:dofn:identity`, which emits each element on every output.
+    pub fn new() -> Self {
+        Self::default().do_fn("test:dofn:identity", |element, call| {
+            call.emit_all(element);
+            Ok(())
+        })
+    }
+
+    /// Has `function` run for ParDos whose `do_fn` has this URN, and for transforms that have it.
+    pub fn do_fn<F>(mut self, urn: &str, function: F) -> Self
+    where
+        F: Fn(&[u8], &mut Call<'_>) -> Result<(), String> + Send + Sync + 'static,
+    {
+        self.do_fns.insert(urn.to_owned(), Arc::new(function));
+        self
+    }
+
+    pub fn bundle_fault(mut self, bundle: usize, fault: BundleFault) -> Self {
+        self.bundle_faults.insert(bundle, fault);
+        self
+    }
+
+    /// The same fault in every bundle up to and including this one.
+    pub fn bundle_faults_up_to(mut self, bundle: usize, fault: BundleFault) -> Self {
+        self.bundle_faults.extend((1..=bundle).map(|bundle| (bundle, fault.clone())));
+        self
+    }
+
+    pub fn start_fault(mut self, start: usize, fault: StartFault) -> Self {
+        self.start_faults.insert(start, fault);
+        self
+    }
+
+    pub(super) fn function(&self, urn: &str) -> Option<&Arc<DoFn>> {
+        self.do_fns.get(urn)
+    }
+
+    pub(super) fn fault_of_bundle(&self, bundle: usize) -> Option<&BundleFault> {
+        self.bundle_faults.get(&bundle)
+    }
+
+    pub(super) fn fault_of_start(&self, start: usize) -> Option<&StartFault> {
+        self.start_faults.get(&start)
+    }
+}

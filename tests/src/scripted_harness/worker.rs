@@ -1,0 +1,254 @@
+//! One scripted worker: its streams, and its bundles on threads of their own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::str::FromStr;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use beam_model::fn_execution::beam_fn_control_client::BeamFnControlClient;
+use beam_model::fn_execution::beam_fn_data_client::BeamFnDataClient;
+use beam_model::fn_execution::beam_fn_logging_client::BeamFnLoggingClient;
+use beam_model::fn_execution::beam_fn_state_client::BeamFnStateClient;
+use beam_model::fn_execution::instruction_request::Request as Instruction;
+use beam_model::fn_execution::instruction_response::Response as Answer;
+use beam_model::fn_execution::log_entry::severity::Enum as Severity;
+use beam_model::fn_execution::{
+    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
+    InstructionResponse, LogEntry, ProcessBundleDescriptor, RegisterResponse, StartWorkerRequest, elements,
+    log_entry,
+};
+use beam_model::pipeline::ApiServiceDescriptor;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::{ReceiverStream, UnboundedReceiverStream};
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::MetadataValue;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Request, Status};
+
+use super::Shared;
+use super::bundle::{self, Wires};
+use super::script::BundleFault;
+use super::state::StateClient;
+
+/// What the bundles of a worker share.
+struct Worker {
+    id: String,
+    shared: Arc<Shared>,
+    control: BeamFnControlClient<Channel>,
+    descriptors: Mutex<BTreeMap<String, Arc<ProcessBundleDescriptor>>>,
+    answers: mpsc::UnboundedSender<InstructionResponse>,
+    output: mpsc::Sender<Elements>,
+    inputs: Inputs,
+    state: Arc<StateClient>,
+    disconnected: CancellationToken,
+}
+
+/// Elements that have come, by instruction; those for an instruction may come before it.
+#[derive(Default)]
+struct Inputs(Mutex<HashMap<String, Input>>);
+
+struct Input {
+    sender: mpsc::UnboundedSender<elements::Data>,
+    receiver: Option<mpsc::UnboundedReceiver<elements::Data>>,
+}
+
+/// Runs until the runner ends the control stream or the script breaks the connections.
+pub(super) async fn run(start: StartWorkerRequest, shared: Arc<Shared>) {
+    let id = start.worker_id.clone();
+    if let Err(error) = serve(start, shared).await {
+        eprintln!("scripted worker {id}: {error}");
+    }
+}
+
+async fn serve(
+    start: StartWorkerRequest,
+    shared: Arc<Shared>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let id = start.worker_id;
+    let channel = connect(start.control_endpoint).await?;
+    let (entries, log) = mpsc::channel(16);
+    let logging = connect(start.logging_endpoint).await?;
+    BeamFnLoggingClient::new(logging).logging(of_worker(&id, ReceiverStream::new(log))).await?;
+    entries.send(log_line(format!("scripted worker {id} is up"))).await?;
+
+    let (answers, answered) = mpsc::unbounded_channel();
+    let (output, outgoing) = mpsc::channel(4);
+    let (asks, asking) = mpsc::unbounded_channel();
+    let mut control = BeamFnControlClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    let data = of_worker(&id, ReceiverStream::new(outgoing));
+    let mut data = BeamFnDataClient::new(channel.clone())
+        .max_decoding_message_size(usize::MAX)
+        .data(data)
+        .await?
+        .into_inner();
+    let state = of_worker(&id, UnboundedReceiverStream::new(asking));
+    let mut states = BeamFnStateClient::new(channel)
+        .max_decoding_message_size(usize::MAX)
+        .state(state)
+        .await?
+        .into_inner();
+    let worker = Arc::new(Worker {
+        id: id.clone(),
+        shared,
+        control: control.clone(),
+        descriptors: Mutex::default(),
+        answers,
+        output,
+        inputs: Inputs::default(),
+        state: Arc::new(StateClient::new(asks)),
+        disconnected: CancellationToken::new(),
+    });
+
+    let mut tasks = JoinSet::new();
+    let receiving = worker.clone();
+    tasks.spawn(async move {
+        while let Some(Ok(frame)) = data.next().await {
+            frame.data.into_iter().for_each(|data| receiving.inputs.put(data));
+        }
+        receiving.inputs.close();
+    });
+    let answering = worker.clone();
+    tasks.spawn(async move {
+        while let Some(Ok(response)) = states.next().await {
+            answering.state.answered(response);
+        }
+        answering.state.close();
+    });
+    let mut instructions =
+        control.control(of_worker(&id, UnboundedReceiverStream::new(answered))).await?.into_inner();
+    loop {
+        let instruction = tokio::select! {
+            () = worker.disconnected.cancelled() => break,
+            instruction = instructions.next() => instruction,
+        };
+        let Some(Ok(instruction)) = instruction else { break };
+        tasks.spawn(worker.clone().obey(instruction));
+    }
+    // Whatever waits for the runner learns that there is nothing more to come.
+    worker.inputs.close();
+    worker.state.close();
+    Ok(())
+}
+
+impl Worker {
+    async fn obey(self: Arc<Self>, instruction: InstructionRequest) {
+        let instruction_id = instruction.instruction_id;
+        let response = match instruction.request {
+            Some(Instruction::ProcessBundle(request)) => {
+                let descriptor_id = request.process_bundle_descriptor_id;
+                match self.process_bundle(&instruction_id, descriptor_id).await {
+                    Some(response) => response,
+                    None => return,
+                }
+            }
+            Some(Instruction::FinalizeBundle(request)) => {
+                self.shared.finalized.lock().unwrap().push(request.instruction_id);
+                Ok(Answer::FinalizeBundle(FinalizeBundleResponse {}))
+            }
+            other => Err(format!("the script has no answer to {other:?}")),
+        };
+        let response = match response {
+            Ok(response) => {
+                InstructionResponse { instruction_id, response: Some(response), error: String::new() }
+            }
+            Err(error) => InstructionResponse { instruction_id, response: None, error },
+        };
+        self.answers.send(response).ok();
+    }
+
+    /// The answer, or none if the script wants none.
+    async fn process_bundle(
+        &self,
+        instruction: &str,
+        descriptor_id: String,
+    ) -> Option<Result<Answer, String>> {
+        let number = self.shared.bundles.fetch_add(1, Ordering::SeqCst) + 1;
+        let fault = self.shared.script.fault_of_bundle(number).cloned();
+        let descriptor = match self.descriptor(descriptor_id).await {
+            Ok(descriptor) => descriptor,
+            Err(status) => return Some(Err(format!("no descriptor: {status}"))),
+        };
+        let disconnected = self.disconnected.clone();
+        let wires = Wires {
+            instruction: instruction.to_owned(),
+            input: self.inputs.take(instruction)?,
+            output: self.output.clone(),
+            state: self.state.clone(),
+            disconnect: Box::new(move || disconnected.cancel()),
+        };
+        let shared = self.shared.clone();
+        let running = fault.clone();
+        let run = move || bundle::run(&descriptor, &shared.script, running.as_ref(), wires);
+        let done = tokio::task::spawn_blocking(run).await;
+        self.inputs.remove(instruction);
+        match fault {
+            // An answer might be there before the data, and the bundle be well.
+            Some(BundleFault::Hang | BundleFault::DataAfterLast) => return None,
+            Some(BundleFault::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(BundleFault::WrongAnswer) => return Some(Ok(Answer::Register(RegisterResponse {}))),
+            _ => {}
+        }
+        let response = done.unwrap_or_else(|panic| Err(format!("the bundle's thread panicked: {panic}")));
+        Some(response.map(Answer::ProcessBundle))
+    }
+
+    async fn descriptor(&self, id: String) -> Result<Arc<ProcessBundleDescriptor>, Status> {
+        if let Some(descriptor) = self.descriptors.lock().unwrap().get(&id) {
+            return Ok(descriptor.clone());
+        }
+        let request = GetProcessBundleDescriptorRequest { process_bundle_descriptor_id: id.clone() };
+        let response =
+            self.control.clone().get_process_bundle_descriptor(of_worker(&self.id, request)).await?;
+        let descriptor = Arc::new(response.into_inner());
+        self.descriptors.lock().unwrap().insert(id, descriptor.clone());
+        Ok(descriptor)
+    }
+}
+
+impl Inputs {
+    fn put(&self, data: elements::Data) {
+        self.of(&mut self.0.lock().unwrap(), &data.instruction_id.clone()).sender.send(data).ok();
+    }
+
+    fn take(&self, instruction: &str) -> Option<mpsc::UnboundedReceiver<elements::Data>> {
+        self.of(&mut self.0.lock().unwrap(), instruction).receiver.take()
+    }
+
+    fn of<'a>(&self, inputs: &'a mut HashMap<String, Input>, instruction: &str) -> &'a mut Input {
+        inputs.entry(instruction.to_owned()).or_insert_with(|| {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            Input { sender, receiver: Some(receiver) }
+        })
+    }
+
+    fn remove(&self, instruction: &str) {
+        self.0.lock().unwrap().remove(instruction);
+    }
+
+    fn close(&self) {
+        self.0.lock().unwrap().clear();
+    }
+}
+
+async fn connect(
+    endpoint: Option<ApiServiceDescriptor>,
+) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
+    let url = endpoint.ok_or("StartWorker names too few endpoints")?.url;
+    let endpoint = Endpoint::from_str(&format!("http://{url}"))?.tcp_nodelay(true);
+    Ok(endpoint.connect_timeout(Duration::from_secs(10)).connect().await?)
+}
+
+/// A call with the worker's id in its metadata.
+fn of_worker<T>(id: &str, message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("worker_id", MetadataValue::try_from(id).expect("an ASCII worker id"));
+    request
+}
+
+fn log_line(message: String) -> log_entry::List {
+    let entry = LogEntry { severity: Severity::Info.into(), message, ..Default::default() };
+    log_entry::List { log_entries: vec![entry] }
+}

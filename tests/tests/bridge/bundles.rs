@@ -1,0 +1,173 @@
+//! Bundles that go well.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
+use bytes::Bytes;
+use runner_core::fault::Fault;
+
+use crate::support::{Bridge, Outputs, State, encode, eventually};
+
+#[tokio::test]
+async fn a_bundle_goes_to_a_worker_and_back() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    assert_eq!(harness.started(), Vec::<String>::new(), "no worker is started before a bundle");
+
+    let ran = job.stage("test:dofn:identity").run("a", &["one", "two"]).await.unwrap();
+    assert_eq!(ran.values, ["one", "two"]);
+    assert_eq!(ran.result.monitoring_infos.len(), 2, "an element count for each PCollection");
+    assert!(ran.result.finalizer.is_none() && ran.result.residuals.is_empty());
+    assert_eq!(harness.started(), ["job-0-1"]);
+
+    job.bundles.close().await;
+    assert_eq!(harness.stopped(), ["job-0-1"]);
+    eventually("the worker's end", || harness.running() == 0).await;
+    assert_eq!(job.logs.messages(), ["scripted worker job-0-1 is up"]);
+}
+
+#[tokio::test]
+async fn a_worker_is_used_again_and_no_more_are_started_than_bundles_run_at_once() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 2);
+    assert_eq!(job.bundles.parallelism(crate::support::ENVIRONMENT), 2);
+    let stage = job.stage("test:dofn:identity");
+    for bundle in ["a", "b", "c"] {
+        assert_eq!(stage.run(bundle, &[bundle]).await.unwrap().values, [bundle]);
+    }
+    assert_eq!(harness.started().len(), 1);
+
+    let running: Vec<_> = (0..10)
+        .map(|number| {
+            let stage = stage.clone();
+            tokio::spawn(async move { stage.run(&format!("p{number}"), &["x"]).await.map(|ran| ran.values) })
+        })
+        .collect();
+    for bundle in running {
+        assert_eq!(bundle.await.unwrap().unwrap(), ["x"]);
+    }
+    assert!(harness.started().len() <= 2, "{:?}", harness.started());
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_long_input_and_a_long_output_arrive_in_order() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let long = "x".repeat(10_000);
+    let blocks = (0..2000).map(move |number| Ok(encode(&[&format!("{number} {long}")])));
+    let ran = job.stage("test:dofn:identity");
+    let ran = ran.run_blocks("a", Box::new(blocks), Arc::default(), Arc::default()).await.unwrap();
+    let numbers = ran.values.iter().map(|value| value.split(' ').next().unwrap().parse::<usize>().unwrap());
+    assert!(numbers.eq(0..2000));
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn an_input_that_cannot_be_read_fails_the_bundle() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let blocks = [Ok(encode(&["one"])), Err(Fault::runner("the disk is gone"))];
+    let stage = job.stage("test:dofn:identity");
+    let failed = stage.run_blocks("a", Box::new(blocks.into_iter()), Arc::default(), Arc::default()).await;
+    assert_eq!(failed.err().unwrap().message, "the disk is gone");
+    assert_eq!(stage.run("b", &["two"]).await.unwrap().values, ["two"]);
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn output_may_come_with_the_answer_or_before_it() {
+    let script = Script::new()
+        .bundle_fault(1, BundleFault::EmbedOutput)
+        .bundle_fault(2, BundleFault::Delay(Duration::from_millis(200)));
+    let harness = ScriptedHarness::start(script).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let stage = job.stage("test:dofn:identity");
+    for bundle in ["embedded", "before"] {
+        assert_eq!(stage.run(bundle, &["one", "two"]).await.unwrap().values, ["one", "two"], "{bundle}");
+    }
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn state_is_read_page_by_page_and_written() {
+    let script = Script::new().do_fn("test:dofn:state", |element, call| {
+        let side = call.side_input("side")?;
+        let seen = call.bag("seen", b"k")?;
+        call.append_to_bag("seen", b"k", element)?;
+        call.emit_all(&[&[(side.len() + seen.len()) as u8], &side[..], &seen[..]].concat());
+        if element.ends_with(b"last") {
+            call.clear_bag("seen", b"k")?;
+        }
+        Ok(())
+    });
+    let harness = ScriptedHarness::start(script).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let side_inputs = BTreeMap::from([("side".to_owned(), Bytes::from_static(b"12345678"))]);
+    let state = Arc::new(State { side_inputs, ..State::default() });
+    let stage = job.stage("test:dofn:state");
+    let ran = stage.run_with("a", &["one", "last"], state.clone(), Arc::default()).await.unwrap();
+    assert_eq!(ran.values, ["12345678", "12345678\u{3}one"]);
+    assert!(state.bags.lock().unwrap().is_empty());
+
+    // What the handler refuses is the worker's error.
+    let failed = stage.run("b", &["one"]).await.err().unwrap();
+    assert_eq!(failed.message, "there is no side input side");
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn residuals_come_back_with_their_delay() {
+    let give_back = BundleFault::GiveBack {
+        transform_id: "user".to_owned(),
+        input_id: "in".to_owned(),
+        delay: Duration::from_millis(1500),
+    };
+    let harness = ScriptedHarness::start(Script::new().bundle_fault(1, give_back)).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let ran = job.stage("test:dofn:identity").run("a", &["one"]).await.unwrap();
+    assert_eq!(ran.values, Vec::<String>::new());
+    let [residual] = &ran.result.residuals[..] else { panic!("one residual was to come") };
+    assert_eq!((&*residual.transform_id, &*residual.input_id), ("user", "in"));
+    assert_eq!((residual.element.clone(), residual.delay), (encode(&["one"]), Duration::from_millis(1500)));
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_bundle_that_asks_for_it_is_finalized_on_its_worker() {
+    let script = Script::new().do_fn("test:dofn:finalize", |_, call| {
+        call.request_finalization();
+        Ok(())
+    });
+    let harness = ScriptedHarness::start(script).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let ran = job.stage("test:dofn:finalize").run("a", &["one"]).await.unwrap();
+    assert!(harness.finalized().is_empty());
+    ran.result.finalizer.expect("a finalizer").finalize().await.unwrap();
+    let [finalized] = &harness.finalized()[..] else { panic!("one finalization was to come") };
+    assert!(finalized.ends_with("-a"), "{finalized}");
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn output_that_is_refused_ends_the_bundle_with_the_refusal() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let stage = job.stage("test:dofn:identity");
+    let outputs = Arc::new(Outputs { refuse: true, ..Outputs::default() });
+    let failed = stage.run_with("a", &["one"], Arc::default(), outputs).await.err().unwrap();
+    assert_eq!(failed.message, "the output is refused");
+    assert_eq!(stage.run("b", &["two"]).await.unwrap().values, ["two"]);
+    job.bundles.close().await;
+}

@@ -1,0 +1,9 @@
+//! The bridge as a whole, against scripted workers and small processes: no Python, no pipeline.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod artifacts;
+mod bundles;
+mod environments;
+mod faults;
+mod support;
