@@ -40,7 +40,9 @@ pub struct Block<B> {
 #[derive(Debug)]
 pub enum EngineEvent<B> {
     /// The job begins. `impulse` is the one element of every Impulse.
-    Started { impulse: Block<B> },
+    Started {
+        impulse: Block<B>,
+    },
     BundleSucceeded {
         bundle: BundleId,
         attempt: Attempt,
@@ -48,13 +50,25 @@ pub enum EngineEvent<B> {
         /// What is to be done later, by the same stage, after a delay in processing time.
         residuals: Vec<(Block<B>, Duration)>,
     },
-    BundleFailed { bundle: BundleId, attempt: Attempt, fault: Fault },
+    BundleFailed {
+        bundle: BundleId,
+        attempt: Attempt,
+        fault: Fault,
+    },
     /// Groups of a sealed GroupByKey; the last of them if `last`.
-    Grouped { node: NodeId, blocks: Vec<Block<B>>, last: bool },
+    Grouped {
+        node: NodeId,
+        blocks: Vec<Block<B>>,
+        last: bool,
+    },
     /// A sealed side input can be asked.
-    SideInputReady { collection: CollectionId },
+    SideInputReady {
+        collection: CollectionId,
+    },
     /// The time that an [`EngineAction::Wake`] asked for has come.
-    Woken { wake: WakeId },
+    Woken {
+        wake: WakeId,
+    },
     /// Something outside any bundle failed.
     Failed(Fault),
     CancelRequested,
@@ -180,7 +194,9 @@ impl<B: Clone> Engine<B> {
             EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals } => {
                 self.bundle_succeeded(bundle, attempt, outputs, residuals)
             }
-            EngineEvent::BundleFailed { bundle, attempt, fault } => self.bundle_failed(bundle, attempt, fault),
+            EngineEvent::BundleFailed { bundle, attempt, fault } => {
+                self.bundle_failed(bundle, attempt, fault)
+            }
             EngineEvent::Grouped { node, blocks, last } => self.grouped(node, blocks, last),
             EngineEvent::SideInputReady { collection } => self.side_input_ready(collection),
             EngineEvent::Woken { wake } => self.woken(wake),
@@ -202,7 +218,10 @@ impl<B: Clone> Engine<B> {
                     self.open_inputs.remove(&NodeId(index));
                     self.completed(*output);
                 }
-                Node::Flatten { .. } | Node::Stage(_) | Node::GroupByKey { .. } | Node::Redistribute { .. } => {}
+                Node::Flatten { .. }
+                | Node::Stage(_)
+                | Node::GroupByKey { .. }
+                | Node::Redistribute { .. } => {}
             }
         }
     }

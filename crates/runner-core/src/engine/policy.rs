@@ -29,7 +29,9 @@ impl BundlePolicy {
         match self {
             Self::EachBlock => Some(stage.take(|_, _| true)),
             Self::Whole => stage.input_complete.then(|| stage.take(|_, _| false)),
-            Self::Bytes(target) if stage.pending_bytes >= target => Some(stage.take(|_, bytes| bytes >= target)),
+            Self::Bytes(target) if stage.pending_bytes >= target => {
+                Some(stage.take(|_, bytes| bytes >= target))
+            }
             Self::Bytes(target) if stage.input_complete => {
                 let shares = slots.max(1) as u64;
                 let share = (stage.pending_bytes / shares).clamp(Self::SMALLEST.min(target), target);
@@ -63,7 +65,9 @@ impl<B: Clone> Engine<B> {
         let policy = self.policy;
         let stage = self.stages.get_mut(&id)?;
         let blocks = match (policy, spread) {
-            (BundlePolicy::Bytes(_), Some(slots)) if stage.side_inputs_missing == 0 && stage.input_complete => {
+            (BundlePolicy::Bytes(_), Some(slots))
+                if stage.side_inputs_missing == 0 && stage.input_complete =>
+            {
                 let waiting = stage.pending.len();
                 // A few bundles for each worker, so that one long restriction does not hold up the rest.
                 let count = if slots > 1 { waiting.div_ceil(4 * slots) } else { waiting };

@@ -11,7 +11,9 @@ use super::{FaultInjection, block};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS};
 use crate::fault::{Blame, Fault, Retry};
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
-use crate::ports::{BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler};
+use crate::ports::{
+    BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler,
+};
 use crate::runner_transforms::elements;
 
 /// What a successful attempt brings.
@@ -65,7 +67,12 @@ impl Run {
 fn locate(fault: Fault, stage: &Stage, attempt: Attempt) -> Fault {
     let message = match (fault.blame, fault.retry) {
         (Blame::User, Retry::Bundle) => {
-            format!("{}\n\n(in {}, attempt {} of {MAX_ATTEMPTS})", fault.message.trim_end(), stage.spec.name, attempt.0)
+            format!(
+                "{}\n\n(in {}, attempt {} of {MAX_ATTEMPTS})",
+                fault.message.trim_end(),
+                stage.spec.name,
+                attempt.0
+            )
         }
         _ => format!("{}: {}", stage.spec.name, fault.message),
     };
@@ -111,12 +118,19 @@ impl OutputReceiver for Outputs {
 
 impl Outputs {
     /// By collection, cut as the plan wants it.
-    fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Vec<Block<Bytes>>)>, Fault> {
+    fn sort(
+        &self,
+        plan: &ExecutionPlan,
+        stage: &Stage,
+    ) -> Result<Vec<(CollectionId, Vec<Block<Bytes>>)>, Fault> {
         let sinks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outputs = Vec::new();
         for (sink, blocks) in sinks {
             let collection = *stage.sinks.get(&sink).ok_or_else(|| {
-                Fault::environment(format!("{}: a worker wrote to {sink:?}, which is no sink of it", stage.spec.name))
+                Fault::environment(format!(
+                    "{}: a worker wrote to {sink:?}, which is no sink of it",
+                    stage.spec.name
+                ))
             })?;
             let blocks = elements::cut(&plan.collections[collection.0], blocks)?;
             let blocks = blocks.into_iter().filter(|data| !data.is_empty()).map(block);

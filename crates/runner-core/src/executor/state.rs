@@ -30,12 +30,18 @@ impl SideInputs {
     fn view(&self, transform: &str, tag: &str) -> Result<&SideInput, Fault> {
         let view = self.by_tag.get(transform).and_then(|tags| tags.get(tag));
         view.map(Arc::as_ref).ok_or_else(|| {
-            Fault::environment(format!("{}: a worker asked for side input {tag:?} of {transform:?}, which it does not have", self.stage))
+            Fault::environment(format!(
+                "{}: a worker asked for side input {tag:?} of {transform:?}, which it does not have",
+                self.stage
+            ))
         })
     }
 
     fn refuse<T>(&self, key: &StateKey) -> Result<T, Fault> {
-        Err(Fault::environment(format!("{}: a worker asked for state that its stage does not have: {key:?}", self.stage)))
+        Err(Fault::environment(format!(
+            "{}: a worker asked for state that its stage does not have: {key:?}",
+            self.stage
+        )))
     }
 }
 

@@ -138,7 +138,8 @@ impl<'a> GreedyPipelineFuser<'a> {
         if self.starts_a_stage(id) {
             return None;
         }
-        let producer = self.network.producer.get(input).and_then(|id| self.stage_of.get(id.as_str())).copied();
+        let producer =
+            self.network.producer.get(input).and_then(|id| self.stage_of.get(id.as_str())).copied();
         let siblings = self.fused.stages.iter().enumerate().filter(|(_, stage)| {
             stage.input == input && !stage.transforms.first().is_some_and(|root| self.starts_a_stage(root))
         });
@@ -150,7 +151,9 @@ impl<'a> GreedyPipelineFuser<'a> {
 
     fn starts_a_stage(&self, id: &str) -> bool {
         let spec = self.pipeline.components.transforms.get(id).and_then(|t| t.spec.as_ref());
-        spec.is_some_and(|spec| spec.urn == splittable_par_do_components::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS)
+        spec.is_some_and(|spec| {
+            spec.urn == splittable_par_do_components::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS
+        })
     }
 
     /// A Flatten whose inputs are all made in one stage costs nothing there. One that reads a

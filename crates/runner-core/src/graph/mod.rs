@@ -14,8 +14,8 @@ use beam_model::pipeline::{Coder, Components, PCollection, PTransform, Pipeline,
 use petgraph::algo::toposort;
 use petgraph::graph::DiGraph;
 
-pub use supported::unsupported;
 pub use primitive::{PrimitiveKind, kind_of, main_input, pardo_payload, side_inputs};
+pub use supported::unsupported;
 
 use crate::backend::Refusal;
 use crate::fault::Fault;

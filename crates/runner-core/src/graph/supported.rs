@@ -3,8 +3,8 @@
 use beam_model::pipeline::{ParDoPayload, is_bounded, trigger::Trigger};
 use beam_model::urns::standard_p_transforms::primitives;
 
-use super::primitive::{self, PrimitiveKind};
 use super::QueryablePipeline;
+use super::primitive::{self, PrimitiveKind};
 use crate::backend::Refusal;
 
 /// Names each primitive that asks for what the native engine has not got.
@@ -26,11 +26,18 @@ pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
             }
         }
         let unbounded = |id: &&String| {
-            pipeline.components.pcollections.get(*id).is_some_and(|p| p.is_bounded == is_bounded::Enum::Unbounded as i32)
+            pipeline
+                .components
+                .pcollections
+                .get(*id)
+                .is_some_and(|p| p.is_bounded == is_bounded::Enum::Unbounded as i32)
         };
         let reads_unbounded = transform.inputs.values().any(|id| unbounded(&id));
         if let Some(output) = transform.outputs.values().find(unbounded).filter(|_| !reads_unbounded) {
-            refusal.unsupported(&name, format!("makes the unbounded PCollection {output}; only bounded ones run"));
+            refusal.unsupported(
+                &name,
+                format!("makes the unbounded PCollection {output}; only bounded ones run"),
+            );
         }
     }
     refusal
@@ -62,9 +69,7 @@ fn pardo(name: &str, payload: &ParDoPayload, urn: &str, refusal: &mut Refusal) {
 fn fires_once(trigger: Option<&Trigger>) -> bool {
     match trigger {
         None | Some(Trigger::Default(_) | Trigger::Never(_)) => true,
-        Some(Trigger::AfterEndOfWindow(ends)) => {
-            ends.early_firings.is_none() && ends.late_firings.is_none()
-        }
+        Some(Trigger::AfterEndOfWindow(ends)) => ends.early_firings.is_none() && ends.late_firings.is_none(),
         Some(_) => false,
     }
 }

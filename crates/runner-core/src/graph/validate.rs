@@ -125,7 +125,8 @@ impl Check<'_> {
     /// Each PCollection that is read is made, and made once.
     fn producers(&self, primitives: &[String], refusal: &mut Refusal) {
         let mut made_by: BTreeMap<&str, &str> = BTreeMap::new();
-        let transforms = || primitives.iter().filter_map(|id| Some((id, self.components.transforms.get(id)?)));
+        let transforms =
+            || primitives.iter().filter_map(|id| Some((id, self.components.transforms.get(id)?)));
         for (id, transform) in transforms() {
             for output in distinct(&transform.outputs) {
                 if let Some(other) = made_by.insert(output, id) {
@@ -171,7 +172,12 @@ impl Check<'_> {
     fn pcollection(&self, transform_id: &str, id: &str, refusal: &mut Refusal) {
         let name = || self.name(transform_id);
         let Some(pcollection) = self.components.pcollections.get(id) else {
-            if self.components.transforms.get(transform_id).is_some_and(|t| t.outputs.values().any(|o| o == id)) {
+            if self
+                .components
+                .transforms
+                .get(transform_id)
+                .is_some_and(|t| t.outputs.values().any(|o| o == id))
+            {
                 refusal.invalid(name(), format!("makes PCollection {id}, which is not in the pipeline"));
             }
             return;
@@ -180,17 +186,27 @@ impl Check<'_> {
         match strategies.get(&pcollection.windowing_strategy_id) {
             None => refusal.invalid(
                 name(),
-                format!("PCollection {id} has the windowing strategy {:?}, which is not in the pipeline", pcollection.windowing_strategy_id),
+                format!(
+                    "PCollection {id} has the windowing strategy {:?}, which is not in the pipeline",
+                    pcollection.windowing_strategy_id
+                ),
             ),
             Some(strategy) => self.coder(
                 &strategy.window_coder_id,
-                &mut |coder, reason| refusal.invalid(name(), format!("the windows of PCollection {id} need coder {coder:?}, which {reason}")),
+                &mut |coder, reason| {
+                    refusal.invalid(
+                        name(),
+                        format!("the windows of PCollection {id} need coder {coder:?}, which {reason}"),
+                    )
+                },
                 0,
             ),
         }
         self.coder(
             &pcollection.coder_id,
-            &mut |coder, reason| refusal.invalid(name(), format!("PCollection {id} needs coder {coder:?}, which {reason}")),
+            &mut |coder, reason| {
+                refusal.invalid(name(), format!("PCollection {id} needs coder {coder:?}, which {reason}"))
+            },
             0,
         );
     }
@@ -217,7 +233,10 @@ impl Check<'_> {
         let environments = &self.components.environments;
         if !transform.environment_id.is_empty() && !environments.contains_key(&transform.environment_id) {
             let missing = &transform.environment_id;
-            refusal.invalid(self.name(id), format!("runs in environment {missing:?}, which is not in the pipeline"));
+            refusal.invalid(
+                self.name(id),
+                format!("runs in environment {missing:?}, which is not in the pipeline"),
+            );
         } else if transform.environment_id.is_empty() && environments.len() != 1 {
             refusal.invalid(self.name(id), "names no environment to run in");
         }
@@ -230,7 +249,10 @@ impl Check<'_> {
                 }
                 if !payload.restriction_coder_id.is_empty() {
                     let mut fault = |coder: &str, reason: &str| {
-                        refusal.invalid(self.name(id), format!("its restrictions need coder {coder:?}, which {reason}"));
+                        refusal.invalid(
+                            self.name(id),
+                            format!("its restrictions need coder {coder:?}, which {reason}"),
+                        );
                     };
                     self.coder(&payload.restriction_coder_id, &mut fault, 0);
                 }
@@ -238,7 +260,10 @@ impl Check<'_> {
         }
         let main = transform.inputs.len().saturating_sub(primitive::side_inputs(transform).len());
         if main != 1 {
-            refusal.invalid(self.name(id), format!("has {main} main inputs; a transform that a worker executes has one"));
+            refusal.invalid(
+                self.name(id),
+                format!("has {main} main inputs; a transform that a worker executes has one"),
+            );
         }
     }
 
@@ -267,11 +292,15 @@ impl Check<'_> {
             if spec.urn != beam_model::urns::standard_coders::KV || coder.component_coder_ids.len() != 2 {
                 refusal.invalid(
                     self.name(id),
-                    format!("groups by key, but its elements have the coder {} instead of a key-value coder", spec.urn),
+                    format!(
+                        "groups by key, but its elements have the coder {} instead of a key-value coder",
+                        spec.urn
+                    ),
                 );
             }
         }
-        if let Some(spec) = transform.spec.as_ref().filter(|spec| spec.urn == super::primitive::COMBINE_PER_KEY)
+        if let Some(spec) =
+            transform.spec.as_ref().filter(|spec| spec.urn == super::primitive::COMBINE_PER_KEY)
             && let Err(error) = beam_model::pipeline::CombinePayload::decode(spec.payload.clone())
         {
             refusal.invalid(self.name(id), format!("its CombinePayload cannot be read: {error}"));

@@ -29,8 +29,11 @@ impl WireCoders {
         if let Some(known) = self.wire.get(id) {
             return Ok(known.clone());
         }
-        let coder =
-            self.coders.get(id).cloned().ok_or_else(|| Fault::runner(format!("coder {id:?} is not in the pipeline")))?;
+        let coder = self
+            .coders
+            .get(id)
+            .cloned()
+            .ok_or_else(|| Fault::runner(format!("coder {id:?} is not in the pipeline")))?;
         let wire = match coder.spec.as_ref().map_or("", |spec| spec.urn.as_str()) {
             // What follows the prefix is the SDK's own affair.
             urns::LENGTH_PREFIX => id.to_owned(),
@@ -67,7 +70,8 @@ impl WireCoders {
         if components == coder.component_coder_ids {
             return Ok(id.to_owned());
         }
-        Ok(self.add(&format!("{id}_wire"), pipeline::Coder { component_coder_ids: components, ..coder.clone() }))
+        Ok(self
+            .add(&format!("{id}_wire"), pipeline::Coder { component_coder_ids: components, ..coder.clone() }))
     }
 
     fn prefixed(&mut self, id: &str) -> String {

@@ -30,8 +30,7 @@ pub(super) fn build(
     index: usize,
     stage: &ExecutableStage,
 ) -> Result<Built, Fault> {
-    let mut descriptor =
-        ProcessBundleDescriptor { id: format!("stage-{index}"), ..Default::default() };
+    let mut descriptor = ProcessBundleDescriptor { id: format!("stage-{index}"), ..Default::default() };
     for id in &stage.transforms {
         let mut transform = pipeline.transform(id)?.clone();
         transform.subtransforms.clear();
@@ -63,9 +62,10 @@ pub(super) fn build(
     for output in &stage.outputs {
         let sink = format!("fn/write/{output}");
         let port = self::port(pipeline, wire, output, runner::DATA_SINK)?;
-        descriptor
-            .transforms
-            .insert(sink.clone(), PTransform { inputs: one("in", output), unique_name: sink.clone(), ..port });
+        descriptor.transforms.insert(
+            sink.clone(),
+            PTransform { inputs: one("in", output), unique_name: sink.clone(), ..port },
+        );
         sinks.push((sink, output.clone()));
     }
     descriptor.windowing_strategies = wire_strategies(pipeline, wire)?;

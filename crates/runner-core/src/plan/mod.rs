@@ -81,12 +81,25 @@ pub enum AccessPattern {
 /// Something that makes collections of collections.
 #[derive(Clone, Debug)]
 pub enum Node {
-    Impulse { output: CollectionId },
+    Impulse {
+        output: CollectionId,
+    },
     Stage(Box<Stage>),
-    GroupByKey { input: CollectionId, output: CollectionId, grouping: Box<Grouping>, name: String },
-    Flatten { inputs: Vec<CollectionId>, output: CollectionId },
+    GroupByKey {
+        input: CollectionId,
+        output: CollectionId,
+        grouping: Box<Grouping>,
+        name: String,
+    },
+    Flatten {
+        inputs: Vec<CollectionId>,
+        output: CollectionId,
+    },
     /// Hands its input on; a barrier to fusion only.
-    Redistribute { input: CollectionId, output: CollectionId },
+    Redistribute {
+        input: CollectionId,
+        output: CollectionId,
+    },
 }
 
 /// A fused stage.
@@ -169,7 +182,12 @@ pub fn plan(
     }
     let transform_names = names(&pipeline.components);
     let Planner { collections, environments, .. } = planner;
-    Ok(ExecutionPlan { nodes: in_order(nodes, collections.len()), collections, environments, transform_names })
+    Ok(ExecutionPlan {
+        nodes: in_order(nodes, collections.len()),
+        collections,
+        environments,
+        transform_names,
+    })
 }
 
 struct Planner<'a> {
@@ -217,7 +235,8 @@ impl Planner<'_> {
         for input in transform.inputs.values() {
             inputs.push(self.collection(input)?);
         }
-        let first = || inputs.first().copied().ok_or_else(|| Fault::runner(format!("transform {id} reads nothing")));
+        let first =
+            || inputs.first().copied().ok_or_else(|| Fault::runner(format!("transform {id} reads nothing")));
         Ok(match self.pipeline.kind(id)? {
             PrimitiveKind::Impulse => Node::Impulse { output },
             PrimitiveKind::Flatten => Node::Flatten { inputs, output },

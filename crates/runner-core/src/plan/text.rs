@@ -21,12 +21,21 @@ fn title(node: &Node) -> (String, String) {
 pub fn plan_text(plan: &ExecutionPlan) -> String {
     let mut text = String::new();
     let list = |ids: &[CollectionId]| {
-        let names: Vec<_> = ids.iter().filter_map(|id| plan.collections.get(id.0)).map(|c| c.id.as_str()).collect();
+        let names: Vec<_> =
+            ids.iter().filter_map(|id| plan.collections.get(id.0)).map(|c| c.id.as_str()).collect();
         names.join(", ")
     };
     for node in &plan.nodes {
         let (kind, name) = title(node);
-        let _ = writeln!(text, "{}", if name.is_empty() || kind == "stage" { kind + &name_after(&name) } else { format!("{kind} {name}") });
+        let _ = writeln!(
+            text,
+            "{}",
+            if name.is_empty() || kind == "stage" {
+                kind + &name_after(&name)
+            } else {
+                format!("{kind} {name}")
+            }
+        );
         if !node.inputs().is_empty() {
             let _ = writeln!(text, "  reads  {}", list(&node.inputs()));
         }
@@ -36,7 +45,13 @@ pub fn plan_text(plan: &ExecutionPlan) -> String {
                 let _ = writeln!(text, "  runs   {}", plan.transform_names.get(id).unwrap_or(id));
             }
             for side in &stage.side_inputs {
-                let _ = writeln!(text, "  asks   {} ({:?}, side input {})", list(&[side.collection]), side.pattern, side.tag);
+                let _ = writeln!(
+                    text,
+                    "  asks   {} ({:?}, side input {})",
+                    list(&[side.collection]),
+                    side.pattern,
+                    side.tag
+                );
             }
         }
         let mut outputs = node.outputs();

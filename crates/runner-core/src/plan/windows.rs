@@ -6,8 +6,8 @@ use std::sync::Arc;
 use beam_model::coders::Coder;
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::{
-    FunctionSpec, PCollection, PTransform, Trigger, WindowingStrategy, accumulation_mode,
-    closing_behavior, merge_status, on_time_behavior, output_time, trigger,
+    FunctionSpec, PCollection, PTransform, Trigger, WindowingStrategy, accumulation_mode, closing_behavior,
+    merge_status, on_time_behavior, output_time, trigger,
 };
 use beam_model::urns::standard_p_transforms::primitives;
 use beam_model::urns::{
@@ -76,16 +76,20 @@ pub(super) fn grouping(
         output_time::Enum::LatestInPane => OutputTime::Latest,
         output_time::Enum::EndOfWindow | output_time::Enum::Unspecified => OutputTime::EndOfWindow,
     };
-    let sessions =
-        strategy.window_fn.as_ref().is_some_and(|window_fn| window_fn.urn == session_windows_payload::PROPERTIES);
+    let sessions = strategy
+        .window_fn
+        .as_ref()
+        .is_some_and(|window_fn| window_fn.urn == session_windows_payload::PROPERTIES);
     let merging = match strategy.merge_status() {
-        merge_status::Enum::NeedsMerge if sessions && window_coder == Coder::IntervalWindow => Merging::Sessions,
+        merge_status::Enum::NeedsMerge if sessions && window_coder == Coder::IntervalWindow => {
+            Merging::Sessions
+        }
         merge_status::Enum::NeedsMerge => {
             Merging::BySdk(Arc::new(merge_stage(pipeline, wire, transform, &strategy, &window)?))
         }
-        merge_status::Enum::Unspecified | merge_status::Enum::NonMerging | merge_status::Enum::AlreadyMerged => {
-            Merging::Never
-        }
+        merge_status::Enum::Unspecified
+        | merge_status::Enum::NonMerging
+        | merge_status::Enum::AlreadyMerged => Merging::Never,
     };
     Ok(Grouping { key_coder: *key_coder, value_coder: *value_coder, window_coder, output_time, merging })
 }
@@ -151,7 +155,8 @@ fn merge_stage(
         ..Default::default()
     };
     let environment = environments.get(&environment_id).cloned().unwrap_or_default();
-    let spec = StageSpec { name: format!("merging of windows for {name}"), environment_id, environment, descriptor };
+    let spec =
+        StageSpec { name: format!("merging of windows for {name}"), environment_id, environment, descriptor };
     Ok(MergeStage { spec: Arc::new(spec), source })
 }
 

@@ -45,10 +45,8 @@ fn lifting(components: &Components, transform: &PTransform) -> Option<Lifting> {
     }
     let strategy = components.windowing_strategies.get(&input.windowing_strategy_id)?;
     let trigger = strategy.trigger.as_ref().and_then(|trigger| trigger.trigger.as_ref());
-    let end_of_window = matches!(
-        strategy.output_time(),
-        output_time::Enum::EndOfWindow | output_time::Enum::Unspecified
-    );
+    let end_of_window =
+        matches!(strategy.output_time(), output_time::Enum::EndOfWindow | output_time::Enum::Unspecified);
     if !matches!(trigger, None | Some(Trigger::Default(_))) || !end_of_window {
         return None;
     }
@@ -69,7 +67,9 @@ fn environment_of(components: &Components, transform: &PTransform) -> Option<Str
         .chain(parts)
         .map(|transform| transform.environment_id.clone())
         .find(|id| components.environments.contains_key(id))
-        .or_else(|| components.environments.keys().next().filter(|_| components.environments.len() == 1).cloned())
+        .or_else(|| {
+            components.environments.keys().next().filter(|_| components.environments.len() == 1).cloned()
+        })
 }
 
 pub(super) fn lift(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {

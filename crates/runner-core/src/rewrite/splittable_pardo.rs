@@ -47,8 +47,11 @@ fn expand_one(
     let sized = pipeline.add_pcollection(&format!("{id}_sized"), like_input("Sized", &sized_coder));
 
     let pair = Part { name: "PairWithRestriction", urn: parts::PAIR_WITH_RESTRICTION, input: None };
-    let split =
-        Part { name: "SplitAndSizeRestrictions", urn: parts::SPLIT_AND_SIZE_RESTRICTIONS, input: Some(&paired) };
+    let split = Part {
+        name: "SplitAndSizeRestrictions",
+        urn: parts::SPLIT_AND_SIZE_RESTRICTIONS,
+        input: Some(&paired),
+    };
     let process = Part {
         name: "ProcessSizedElementsAndRestrictions",
         urn: parts::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS,

@@ -18,7 +18,9 @@ pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
         let Some(kind) = transform.spec.as_ref().and_then(|spec| kind_of(&spec.urn)) else { continue };
         let Some(output) = transform.outputs.values().next() else { continue };
         let wanted = match kind {
-            PrimitiveKind::Flatten | PrimitiveKind::Redistribute => pipeline.pcollection(output)?.coder_id.clone(),
+            PrimitiveKind::Flatten | PrimitiveKind::Redistribute => {
+                pipeline.pcollection(output)?.coder_id.clone()
+            }
             PrimitiveKind::GroupByKey => ungrouped_coder(pipeline, output)?,
             PrimitiveKind::Impulse | PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => continue,
         };
@@ -36,9 +38,13 @@ pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
 fn ungrouped_coder(pipeline: &mut QueryablePipeline, output: &str) -> Result<String, Fault> {
     let coder_id = pipeline.pcollection(output)?.coder_id.clone();
     let wrong = || {
-        Fault::runner(format!("PCollection {output} of a GroupByKey is not of keys and iterables (coder {coder_id})"))
+        Fault::runner(format!(
+            "PCollection {output} of a GroupByKey is not of keys and iterables (coder {coder_id})"
+        ))
     };
-    let [key, values] = pipeline.coder(&coder_id)?.component_coder_ids.as_slice() else { return Err(wrong()) };
+    let [key, values] = pipeline.coder(&coder_id)?.component_coder_ids.as_slice() else {
+        return Err(wrong());
+    };
     let [value] = pipeline.coder(values)?.component_coder_ids.as_slice() else { return Err(wrong()) };
     let kv = coder(standard_coders::KV, [key, value]);
     Ok(pipeline.add_coder(&format!("{coder_id}_ungrouped"), kv))
@@ -93,5 +99,7 @@ fn environment_near(pipeline: &QueryablePipeline, consumer: &str, input: &str) -
         .filter_map(|(reader, _)| pipeline.environment_id(reader).ok())
         .next()
         .or_else(|| pipeline.components.environments.keys().next().cloned())
-        .ok_or_else(|| Fault::runner(format!("no environment can transcode the input of {}", pipeline.name(consumer))))
+        .ok_or_else(|| {
+            Fault::runner(format!("no environment can transcode the input of {}", pipeline.name(consumer)))
+        })
 }

@@ -34,7 +34,12 @@ pub struct Elements<'a> {
 
 impl<'a> Elements<'a> {
     pub fn new(collection: &'a Collection, block: Bytes) -> Self {
-        Self { id: &collection.id, element: &collection.element_coder, window: &collection.window_coder, rest: block }
+        Self {
+            id: &collection.id,
+            element: &collection.element_coder,
+            window: &collection.window_coder,
+            rest: block,
+        }
     }
 }
 

@@ -231,8 +231,10 @@ fn write_group(
             grouping.window_coder.max_timestamp_of_window(window).unwrap_or(group.timestamp)
         }
     };
-    let count = i32::try_from(group.count)
-        .map_err(|_| CoderError::Malformed { what: "iterable", reason: "one key has more than 2^31 - 1 values" })?;
+    let count = i32::try_from(group.count).map_err(|_| CoderError::Malformed {
+        what: "iterable",
+        reason: "one key has more than 2^31 - 1 values",
+    })?;
     out.reserve(key.len() + window.len() + group.values.len() + 32);
     write_header(out, timestamp, [window], ONLY_PANE)?;
     out.extend_from_slice(key);
@@ -267,7 +269,10 @@ fn merge(
 }
 
 /// Intervals that overlap become one that spans them; intervals that only touch do not.
-fn merge_sessions(groups: Vec<(Window, Group)>, combine: OutputTime) -> Result<Vec<(Window, Group)>, CoderError> {
+fn merge_sessions(
+    groups: Vec<(Window, Group)>,
+    combine: OutputTime,
+) -> Result<Vec<(Window, Group)>, CoderError> {
     let mut sessions = Vec::with_capacity(groups.len());
     for (window, group) in groups {
         sessions.push((IntervalWindow::read(&window)?.0, group));

@@ -41,7 +41,10 @@ pub async fn merge(
             outputs: output.clone(),
         };
         match factory.process(bundle).await {
-            Ok(_) => return response(&output.blocks(), window_coder, sets).map_err(|error| malformed(&stage.spec.name, error)),
+            Ok(_) => {
+                return response(&output.blocks(), window_coder, sets)
+                    .map_err(|error| malformed(&stage.spec.name, error));
+            }
             Err(fault) if fault.retry == Retry::Never || attempt >= MAX_ATTEMPTS => return Err(fault),
             Err(_) => attempt += 1,
         }
@@ -82,7 +85,11 @@ fn response(
 }
 
 /// Reads one answer off the front and returns what follows it.
-fn read_one<'a>(encoded: &'a [u8], window_coder: &Coder, merged: &mut [Merged]) -> Result<&'a [u8], CoderError> {
+fn read_one<'a>(
+    encoded: &'a [u8],
+    window_coder: &Coder,
+    merged: &mut [Merged],
+) -> Result<&'a [u8], CoderError> {
     const WHAT: &str = "merged windows";
     let bad = |reason| CoderError::Malformed { what: WHAT, reason };
     let header = beam_model::coders::windowed_value::read_header(&Coder::GlobalWindow, encoded)?;
@@ -121,7 +128,8 @@ fn windows<'a>(encoded: &'a [u8], coder: &Coder) -> Result<(Vec<Window>, &'a [u8
 /// The count before an iterable. SDKs write the few windows of a set, or what they merge into, with it,
 /// unless they hold them as something whose length they do not know.
 fn count(encoded: &[u8]) -> Result<(u32, &[u8]), CoderError> {
-    let bad = CoderError::Malformed { what: "merged windows", reason: "an iterable does not begin with a count" };
+    let bad =
+        CoderError::Malformed { what: "merged windows", reason: "an iterable does not begin with a count" };
     let Some((count, rest)) = encoded.split_first_chunk::<4>() else { return Err(bad) };
     match i32::from_be_bytes(*count) {
         count if count >= 0 => Ok((count.unsigned_abs(), rest)),

@@ -103,7 +103,10 @@ impl SideInputBuilder {
         }
         if let Some(multimap) = &mut self.multimap {
             let Coder::Kv(key_coder, _) = self.element.as_ref() else {
-                return Err(CoderError::Malformed { what: "side input", reason: "read as a map, it has no keys" });
+                return Err(CoderError::Malformed {
+                    what: "side input",
+                    reason: "read as a map, it has no keys",
+                });
             };
             let (key, value) = value.split_at(key_coder.skip(value)?);
             for window in header.windows.iter() {
@@ -153,7 +156,12 @@ impl SideInput {
     /// The page of an answer that `continuation` names; empty means the first.
     ///
     /// Errors: a continuation that was never given out.
-    pub fn get(&self, window: &[u8], question: Question<'_>, continuation: &[u8]) -> Result<StatePage, Fault> {
+    pub fn get(
+        &self,
+        window: &[u8],
+        question: Question<'_>,
+        continuation: &[u8],
+    ) -> Result<StatePage, Fault> {
         let none = Vec::new();
         let multimap = self.multimap.get(window);
         let pages = match question {
