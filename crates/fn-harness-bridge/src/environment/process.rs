@@ -72,8 +72,8 @@ impl ProcessCommand {
                 )
             })?;
         let lines = [
-            child.stdout.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone(), LogSeverity::Info))),
-            child.stderr.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone(), LogSeverity::Warn))),
+            child.stdout.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone()))),
+            child.stderr.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone()))),
         ];
         let stop = CancellationToken::new();
         let watcher = tokio::spawn(watch(child, worker, stop.clone(), lines));
@@ -141,8 +141,9 @@ fn describe(status: ExitStatus) -> String {
     }
 }
 
-/// Hands on what the process writes to one of its outputs, line by line.
-async fn forward(pipe: impl AsyncRead + Unpin, worker: Arc<WorkerSession>, severity: LogSeverity) {
+/// Hands on what the process writes to one of its outputs, line by line. Both outputs are Info: an SDK
+/// harness prints its ordinary log lines to its standard error.
+async fn forward(pipe: impl AsyncRead + Unpin, worker: Arc<WorkerSession>) {
     let mut reader = BufReader::new(pipe);
     let mut line = Vec::new();
     loop {
@@ -155,7 +156,7 @@ async fn forward(pipe: impl AsyncRead + Unpin, worker: Arc<WorkerSession>, sever
         let text = text.trim_end();
         worker.recent_lines.push(text);
         worker.job.logs.log(WorkerLog {
-            severity,
+            severity: LogSeverity::Info,
             time: SystemTime::now(),
             message: text.to_owned(),
             trace: String::new(),

@@ -13,8 +13,13 @@ pub(crate) struct RecentLines {
 }
 
 impl RecentLines {
+    /// A line that came already, by another way, is left out: a harness that logs to its runner
+    /// prints the same to its standard error, with a prefix.
     pub(crate) fn push(&self, line: &str) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.iter().any(|kept| kept.ends_with(line) || line.ends_with(kept)) {
+            return;
+        }
         if lines.len() == KEPT_LINES {
             lines.pop_front();
         }
@@ -29,5 +34,29 @@ impl RecentLines {
             return "It has logged nothing.".to_owned();
         }
         lines.iter().fold("Its last log lines:".to_owned(), |text, line| text + "\n    " + line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_each_once() {
+        let lines = RecentLines::default();
+        assert_eq!(lines.describe(), "It has logged nothing.");
+        for number in 0..15 {
+            lines.push(&format!("line {number:02}"));
+            lines.push(&format!("INFO:line {number:02}"));
+        }
+        let expected = (5..15).map(|number| format!("\n    line {number:02}")).collect::<String>();
+        assert_eq!(lines.describe(), format!("Its last log lines:{expected}"));
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        let lines = RecentLines::default();
+        lines.push(&"ä".repeat(KEPT_BYTES));
+        assert!(lines.describe().len() < KEPT_BYTES + 100);
     }
 }
