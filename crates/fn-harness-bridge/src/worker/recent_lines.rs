@@ -17,7 +17,7 @@ impl RecentLines {
     /// prints the same to its standard error, with a prefix.
     pub(crate) fn push(&self, line: &str) {
         let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.iter().any(|kept| kept.ends_with(line) || line.ends_with(kept)) {
+        if line.is_empty() || lines.iter().any(|kept| is_repeated(kept, line)) {
             return;
         }
         if lines.len() == KEPT_LINES {
@@ -37,6 +37,13 @@ impl RecentLines {
     }
 }
 
+/// Whether one line is the other with a prefix. Of short lines, such as a bracket, that says nothing.
+fn is_repeated(one: &str, other: &str) -> bool {
+    const TELLING_BYTES: usize = 16;
+    let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
+    short.len() >= TELLING_BYTES && long.ends_with(short)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,11 +52,13 @@ mod tests {
     fn the_last_lines_are_kept_each_once() {
         let lines = RecentLines::default();
         assert_eq!(lines.describe(), "It has logged nothing.");
+        lines.push("");
+        lines.push("}");
         for number in 0..15 {
-            lines.push(&format!("line {number:02}"));
-            lines.push(&format!("INFO:line {number:02}"));
+            lines.push(&format!("this is line {number:02}"));
+            lines.push(&format!("INFO:this is line {number:02}"));
         }
-        let expected = (5..15).map(|number| format!("\n    line {number:02}")).collect::<String>();
+        let expected = (5..15).map(|number| format!("\n    this is line {number:02}")).collect::<String>();
         assert_eq!(lines.describe(), format!("Its last log lines:{expected}"));
     }
 
