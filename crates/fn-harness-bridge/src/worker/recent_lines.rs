@@ -39,7 +39,7 @@ impl RecentLines {
 
 /// Whether one line is the other with a prefix. Of short lines, such as a bracket, that says nothing.
 fn is_repeated(one: &str, other: &str) -> bool {
-    const TELLING_BYTES: usize = 16;
+    const TELLING_BYTES: usize = 12;
     let (short, long) = if one.len() < other.len() { (one, other) } else { (other, one) };
     short.len() >= TELLING_BYTES && long.ends_with(short)
 }
