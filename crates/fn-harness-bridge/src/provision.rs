@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use beam_model::fn_execution::provision_service_server::ProvisionService as Provision;
 use beam_model::fn_execution::{GetProvisionInfoRequest, GetProvisionInfoResponse, ProvisionInfo};
-use beam_model::urns::standard_runner_protocols::CONTROL_RESPONSE_ELEMENTS_EMBEDDING;
+use beam_model::urns::standard_runner_protocols::{
+    CONTROL_RESPONSE_ELEMENTS_EMBEDDING, MULTIMAP_KEYS_VALUES_SIDE_INPUT,
+};
 use tonic::{Request, Response, Status};
 
 use crate::server::Shared;
@@ -38,7 +40,9 @@ impl Provision for ProvisionService {
             artifact_endpoint: Some(endpoint.clone()),
             control_endpoint: Some(endpoint),
             dependencies: worker.environment.dependencies.clone(),
-            runner_capabilities: vec![CONTROL_RESPONSE_ELEMENTS_EMBEDDING.to_owned()],
+            runner_capabilities: [CONTROL_RESPONSE_ELEMENTS_EMBEDDING, MULTIMAP_KEYS_VALUES_SIDE_INPUT]
+                .map(str::to_owned)
+                .to_vec(),
             metadata: BTreeMap::from(metadata.map(|(key, value)| (key.to_owned(), value.clone()))),
             sibling_worker_ids: Vec::new(),
         };

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use beam_model::coders::Coder;
+use beam_model::coders::{Coder, varint};
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::{
     FunctionSpec, PCollection, PTransform, Trigger, WindowingStrategy, accumulation_mode, closing_behavior,
@@ -13,6 +13,7 @@ use beam_model::urns::standard_p_transforms::primitives;
 use beam_model::urns::{
     fn_api_transforms::runner, global_windows_payload, session_windows_payload, standard_coders as coder_urns,
 };
+use bytes::Bytes;
 use prost::Message;
 
 use super::coders::WireCoders;
@@ -122,7 +123,7 @@ fn merge_stage(
     let port = |wire: &mut WireCoders, urn, coder: &str| port_transform(urn, wire.windowed(coder, &global));
     let read = PTransform { outputs: one("out", "in"), ..port(wire, runner::DATA_SOURCE, &input) };
     let write = PTransform { inputs: one("in", "out"), ..port(wire, runner::DATA_SINK, &output) };
-    let payload = strategy.window_fn.clone().unwrap_or_default().encode_to_vec().into();
+    let payload = as_worker_reads_it(strategy.window_fn.clone().unwrap_or_default()).encode_to_vec().into();
     let merge = PTransform {
         unique_name: format!("{name}/MergeWindows"),
         spec: Some(FunctionSpec { urn: primitives::MERGE_WINDOWS.to_owned(), payload }),
@@ -158,6 +159,24 @@ fn merge_stage(
     let spec =
         StageSpec { name: format!("merging of windows for {name}"), environment_id, environment, descriptor };
     Ok(MergeStage { spec: Arc::new(spec), source })
+}
+
+/// The Python SDK writes its pickled window functions within a `BytesValue`, but its workers unpickle the
+/// payload as it is. Base64 being lenient, that works unless the length in front happens to be a letter.
+fn as_worker_reads_it(window_fn: FunctionSpec) -> FunctionSpec {
+    const PICKLED_PYTHON: &str = "beam:window_fn:pickled_python:v1";
+    match bytes_value(&window_fn.payload) {
+        Some(payload) if window_fn.urn == PICKLED_PYTHON => FunctionSpec { payload, ..window_fn },
+        _ => window_fn,
+    }
+}
+
+/// The bytes in a `google.protobuf.BytesValue`, if that is what is given and nothing more.
+fn bytes_value(encoded: &Bytes) -> Option<Bytes> {
+    const FIELD_1_LENGTH_DELIMITED: u8 = 0x0A;
+    let (&FIELD_1_LENGTH_DELIMITED, rest) = encoded.split_first()? else { return None };
+    let (value, len) = varint::read_prefixed(rest).ok()?;
+    (len == rest.len()).then(|| encoded.slice_ref(value))
 }
 
 fn global_strategy(window_coder_id: &str) -> WindowingStrategy {
