@@ -69,6 +69,10 @@ pub trait PipelineResult: Send + Sync {
     /// Asks the job to take no new input and to finish what it has.
     fn drain(&self) -> Result<(), Fault>;
     fn metrics(&self) -> MetricResults;
+    /// How many bundles are committed so far, if the backend counts them.
+    fn bundles_committed(&self) -> Option<u64> {
+        None
+    }
     /// Waits for the end: workers stopped, temporary files gone. May be awaited by many.
     async fn finished(&self) -> Outcome;
 }

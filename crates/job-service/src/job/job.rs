@@ -43,6 +43,8 @@ pub struct JobSnapshot {
     pub started: SystemTime,
     /// When it ended, if it has.
     pub ended: Option<SystemTime>,
+    /// While it runs on a backend that counts them.
+    pub bundles_committed: Option<u64>,
 }
 
 impl JobSnapshot {
@@ -106,12 +108,17 @@ impl Job {
     }
 
     pub(crate) fn snapshot(&self) -> JobSnapshot {
+        let bundles_committed = match &*self.phase() {
+            Phase::Running(result) => result.bundles_committed(),
+            Phase::Starting { .. } | Phase::Ended(_) => None,
+        };
         JobSnapshot {
             id: self.id.clone(),
             name: self.name.clone(),
             state: self.state(),
             started: self.started,
             ended: self.events.ended(),
+            bundles_committed,
         }
     }
 

@@ -37,6 +37,10 @@ impl PipelineResult for NativeJob {
         self.progress.metrics.lock().unwrap_or_else(PoisonError::into_inner).results()
     }
 
+    fn bundles_committed(&self) -> Option<u64> {
+        Some(self.progress.bundles_committed.load(Ordering::Relaxed))
+    }
+
     async fn finished(&self) -> Outcome {
         let mut outcome = self.outcome.clone();
         let ended = outcome.wait_for(Option::is_some).await;

@@ -1,0 +1,35 @@
+//! What ends the program with an error.
+
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    #[error(
+        "port {port} of {host} is in use, maybe by another job server: stop it, or give another port \
+         with {flag} (0 picks a free one)"
+    )]
+    PortInUse { host: String, port: u16, flag: &'static str },
+    #[error("cannot listen on port {port} of {host}: {source} (see --job-host and {flag})")]
+    Listen { host: String, port: u16, flag: &'static str, source: std::io::Error },
+    #[error("cannot make a folder for staged artifacts in {folder}: {source} (see --artifacts-dir)")]
+    ArtifactsDir { folder: PathBuf, source: std::io::Error },
+    #[error("cannot write the ready file {path}: {source}")]
+    ReadyFile { path: PathBuf, source: std::io::Error },
+    #[error("the server broke down: {0}")]
+    Server(#[from] tonic::transport::Error),
+    #[error("the asynchronous runtime cannot be started: {0}")]
+    Runtime(std::io::Error),
+    #[error("cannot read {path}: {source}")]
+    ReadPipeline { path: PathBuf, source: std::io::Error },
+    #[error(
+        "{path} is not a serialized Pipeline message: {source}. One is written by \
+         `pipeline.to_runner_api().SerializeToString()` in Python"
+    )]
+    NotAPipeline { path: PathBuf, source: prost::DecodeError },
+    #[error("{0}")]
+    Plan(#[from] runner_core::plan::PlanError),
+    #[error("no job service answers at {endpoint}: {reason} (see --endpoint)")]
+    NoServer { endpoint: String, reason: String },
+    #[error("the job service says: {}", .0.message())]
+    Refused(#[from] Box<tonic::Status>),
+}

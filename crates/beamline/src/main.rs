@@ -1,0 +1,31 @@
+//! Beamline: a runner for Apache Beam pipelines. This file is the table of contents.
+//!
+//! [`config`] alone reads flags and environment variables; [`serve`] is the server and its wiring,
+//! [`plan`] shows what a pipeline is fused into, [`jobs`] asks a running server.
+
+mod config;
+mod error;
+mod jobs;
+mod logging;
+mod plan;
+mod serve;
+
+use std::process::ExitCode;
+
+use config::Command;
+
+fn main() -> ExitCode {
+    let command = config::read();
+    let result = match command {
+        Command::Serve(config) => serve::serve(config),
+        Command::Plan(config) => plan::plan(&config),
+        Command::Jobs(config) => jobs::jobs(config),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("beamline: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! `beamline serve`: one server for pipeline authors and workers, and its wiring.
+
+mod listen;
+mod progress;
+mod ready;
+mod signals;
+
+use std::io::IsTerminal;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fn_harness_bridge::{BridgeConfig, FnHarnessBridge};
+use job_service::{JobService, JobServiceConfig};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tonic::service::Routes;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+use translators::native::{NativeConfig, NativeRunner};
+
+use crate::config::ServeConfig;
+use crate::error::Error;
+use crate::logging;
+use listen::Ports;
+use ready::ReadyFile;
+
+/// A peer that does not answer for that long is gone; its streams end, and its worker counts as dead.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What a sender may have under way on one stream: a data stream must not wait for round trips.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+/// Streams on one connection; each worker has half a dozen, each client a few per job.
+const STREAMS: u32 = 1 << 20;
+/// After the jobs and workers have ended, for connections that are still open.
+const CLOSE_CONNECTIONS: Duration = Duration::from_secs(2);
+
+pub(crate) fn serve(config: ServeConfig) -> Result<(), Error> {
+    logging::start(config.log_format, &config.log_level);
+    for flag in config.without_effect() {
+        tracing::warn!("{flag} is accepted, but has no effect here");
+    }
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?
+        .block_on(run(&config))
+}
+
+async fn run(config: &ServeConfig) -> Result<(), Error> {
+    let stop = signals::listen()?;
+    let ports = Ports::bind(config).await?;
+    let (bridge, jobs) = wire(config, &ports)?;
+    let endpoint = ports.job_endpoint();
+
+    let mut routes = Routes::builder();
+    jobs.add_services(&mut routes);
+    bridge.add_services(&mut routes);
+    let (closing, closed) = watch::channel(false);
+    let mut servers = start_servers(ports, &routes.routes(), &closed);
+
+    let ready = ReadyFile::write(config.ready_file.as_deref(), &endpoint)?;
+    println!("beamline: job service at {endpoint}");
+    if std::io::stderr().is_terminal() {
+        tokio::spawn(progress::show(jobs.clone()));
+    }
+
+    let ended = wait_for_end(config, &jobs, stop, &mut servers).await;
+    drop(ready);
+    jobs.shutdown().await;
+    bridge.shutdown().await;
+    closing.send_replace(true);
+    let all_closed = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(CLOSE_CONNECTIONS, all_closed).await.is_err() {
+        tracing::debug!("connections that are still open are cut");
+    }
+    ended
+}
+
+/// Which part gets which.
+fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobService), Error> {
+    let bridge = FnHarnessBridge::new(BridgeConfig {
+        advertise_host: ports.host().to_owned(),
+        ..BridgeConfig::default()
+    });
+    bridge.set_port(ports.job_port());
+    let native = NativeConfig { sdk_worker_parallelism: config.sdk_worker_parallelism() };
+    let backend = Arc::new(NativeRunner::new(bridge.clone(), native));
+    let artifacts_dir = config.artifacts_dir();
+    let jobs = JobServiceConfig {
+        artifact_endpoint: ports.artifact_endpoint(),
+        artifacts_dir: artifacts_dir.clone(),
+        clean_artifacts_per_job: config.clean_artifacts_per_job,
+        history_size: config.history_size,
+        ..JobServiceConfig::default()
+    };
+    let jobs = JobService::new(jobs, backend)
+        .map_err(|source| Error::ArtifactsDir { folder: artifacts_dir, source })?;
+    Ok((bridge, jobs))
+}
+
+/// Everything is served on every port.
+fn start_servers(
+    ports: Ports,
+    routes: &Routes,
+    closed: &watch::Receiver<bool>,
+) -> JoinSet<Result<(), tonic::transport::Error>> {
+    let mut servers = JoinSet::new();
+    for listener in ports.into_listeners() {
+        let mut closed = closed.clone();
+        let closing = async move {
+            // The sender goes only with the whole program.
+            let _ = closed.wait_for(|closed| *closed).await;
+        };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_concurrent_streams(STREAMS)
+            .add_routes(routes.clone());
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        servers.spawn(server.serve_with_incoming_shutdown(incoming, closing));
+    }
+    servers
+}
+
+/// Waits for a signal, for idleness, or for a server that broke down.
+async fn wait_for_end(
+    config: &ServeConfig,
+    jobs: &JobService,
+    stop: signals::Stop,
+    servers: &mut JoinSet<Result<(), tonic::transport::Error>>,
+) -> Result<(), Error> {
+    let idle = async {
+        match config.idle_shutdown_timeout() {
+            Some(time) => jobs.idle_for(time).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        signal = stop.first() => {
+            tracing::info!("{signal}: cancelling jobs and ending; a second signal ends at once");
+            Ok(())
+        }
+        () = idle => {
+            tracing::info!("no job for the idle shutdown timeout: ending");
+            Ok(())
+        }
+        Some(ended) = servers.join_next() => match ended {
+            Ok(result) => result.map_err(Error::Server),
+            Err(broken) => {
+                tracing::error!("a server task broke down: {broken}");
+                Ok(())
+            }
+        },
+    }
+}

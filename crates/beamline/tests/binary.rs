@@ -1,0 +1,274 @@
+//! The program as its users start it.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn beamline(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_beamline"));
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn run(arguments: &[&str]) -> Output {
+    beamline(arguments).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn eventually<T>(what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = check() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "it never came to that: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A running `beamline serve`.
+struct Server {
+    process: Child,
+    folder: TempDir,
+    endpoint: String,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Self {
+        let folder = TempDir::new().unwrap();
+        let ready = folder.path().join("ready").display().to_string();
+        let artifacts = folder.path().join("artifacts").display().to_string();
+        let mut all = vec!["serve", "--ready-file", &ready, "--artifacts-dir", &artifacts];
+        all.extend(arguments);
+        let process = beamline(&all).spawn().unwrap();
+        let mut server = Self { process, folder, endpoint: String::new() };
+        server.endpoint = eventually("the server is ready", || fs::read_to_string(server.ready_file()).ok());
+        server.endpoint = server.endpoint.trim().to_owned();
+        server
+    }
+
+    fn ready_file(&self) -> PathBuf {
+        self.folder.path().join("ready")
+    }
+
+    fn signal(&self, name: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([&format!("-{name}"), &pid]).status().unwrap().success());
+    }
+
+    fn wait(&mut self) -> std::process::ExitStatus {
+        eventually("the server ends", || self.process.try_wait().unwrap())
+    }
+
+    fn jobs(&self, arguments: &[&str]) -> Output {
+        let mut all = vec!["jobs", "--endpoint", &self.endpoint];
+        all.extend(arguments);
+        run(&all)
+    }
+
+    /// What it wrote, once it has ended.
+    fn output(&mut self) -> (String, String) {
+        let (mut out, mut err) = (String::new(), String::new());
+        self.process.stdout.take().unwrap().read_to_string(&mut out).unwrap();
+        self.process.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        (out, err)
+    }
+}
+
+fn entries(folder: &Path) -> usize {
+    fs::read_dir(folder).map_or(0, |entries| entries.count())
+}
+
+#[test]
+fn it_says_where_it_serves_and_ends_cleanly() {
+    for signal in ["TERM", "INT"] {
+        let mut server = Server::start(&["--job-port", "0"]);
+        assert!(server.endpoint.starts_with("127.0.0.1:"), "{}", server.endpoint);
+        let artifacts = server.folder.path().join("artifacts");
+        assert_eq!(entries(&artifacts), 1);
+        let list = server.jobs(&["list"]);
+        assert!(list.status.success() && text(&list.stdout).starts_with("ID"), "{list:?}");
+        let signalled = Instant::now();
+        server.signal(signal);
+        assert_eq!(server.wait().code(), Some(0));
+        assert!(signalled.elapsed() < Duration::from_secs(5), "{:?}", signalled.elapsed());
+        let (out, _) = server.output();
+        assert_eq!(out, format!("beamline: job service at {}\n", server.endpoint));
+        assert_eq!(entries(&artifacts), 0, "a folder was left behind");
+        assert!(!server.ready_file().exists());
+    }
+}
+
+#[test]
+fn artifacts_are_staged_on_a_second_port_if_one_is_asked_for() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let output = run(&["serve", "--job-port", "0", "--artifact-port", &port]);
+    assert_eq!(output.status.code(), Some(1));
+    let err = text(&output.stderr);
+    assert!(
+        err.contains(&format!("port {port} of 127.0.0.1 is in use")) && err.contains("--artifact-port"),
+        "{err}"
+    );
+    drop(taken);
+    let server = Server::start(&["--job-port", "0", "--artifact-port", "0"]);
+    assert!(server.jobs(&["list"]).status.success());
+}
+
+#[test]
+fn a_port_in_use_is_named() {
+    let first = Server::start(&["--job-port", "0"]);
+    let port = first.endpoint.rsplit(':').next().unwrap();
+    let output = run(&["serve", "--job-port", port]);
+    assert_eq!(output.status.code(), Some(1));
+    let err = text(&output.stderr);
+    assert!(
+        err.contains(&format!("port {port} of 127.0.0.1 is in use")) && err.contains("--job-port"),
+        "{err}"
+    );
+    assert!(output.stdout.is_empty());
+}
+
+#[test]
+fn a_command_line_of_prism_starts_it() {
+    let mut process = beamline(&["--job_port=0", "--serve_http=false", "--log_kind=json", "--web_port=8074"])
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let line = lines.next().unwrap().unwrap();
+    assert!(line.starts_with("beamline: job service at 127.0.0.1:"), "{line}");
+    assert!(Command::new("kill").arg(process.id().to_string()).status().unwrap().success());
+    assert_eq!(process.wait().unwrap().code(), Some(0));
+    let mut err = String::new();
+    process.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    let warning = err.lines().find(|line| line.contains("--web-port")).unwrap_or_else(|| panic!("{err}"));
+    assert!(warning.starts_with('{') && warning.contains("\"WARN\""), "{warning}");
+    assert!(!err.contains("--serve-http"), "{err}");
+}
+
+#[test]
+fn it_ends_by_itself_when_idle() {
+    let mut server = Server::start(&["--job-port", "0", "--idle-shutdown-timeout", "200ms"]);
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+#[test]
+fn the_advertised_host_is_told() {
+    let server = Server::start(&["--job-port", "0", "--advertise-host", "localhost"]);
+    assert!(server.endpoint.starts_with("localhost:"), "{}", server.endpoint);
+    let everywhere = Server::start(&["--job-port", "0", "--job-host", "0.0.0.0"]);
+    assert!(!everywhere.endpoint.starts_with("0.0.0.0"), "{}", everywhere.endpoint);
+    assert!(everywhere.jobs(&["list"]).status.success());
+}
+
+#[test]
+fn jobs_that_are_not_there() {
+    let server = Server::start(&["--job-port", "0"]);
+    for command in ["show", "cancel", "logs"] {
+        let output = server.jobs(&[command, "no-such-job"]);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains("\"no-such-job\""), "{output:?}");
+    }
+    let nobody = run(&["jobs", "list", "--endpoint", "127.0.0.1:1"]);
+    assert_eq!(nobody.status.code(), Some(1));
+    assert!(text(&nobody.stderr).contains("no job service answers at 127.0.0.1:1"), "{nobody:?}");
+    let nonsense = run(&["jobs", "list", "--endpoint", "::::"]);
+    assert_eq!(nonsense.status.code(), Some(1), "{nonsense:?}");
+}
+
+#[test]
+fn plan_names_what_is_wrong_with_its_file() {
+    let folder = TempDir::new().unwrap();
+    let missing = folder.path().join("missing.pb").display().to_string();
+    let output = run(&["plan", &missing]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains(&missing), "{output:?}");
+    let garbage = folder.path().join("garbage.pb");
+    fs::write(&garbage, b"\xff\xff\xff\xff").unwrap();
+    let output = run(&["plan", &garbage.display().to_string()]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(text(&output.stderr).contains("is not a serialized Pipeline message"), "{output:?}");
+}
+
+#[test]
+fn plan_shows_stages_as_text_and_as_a_graph() {
+    use beam_model::pipeline::{Components, Pipeline};
+    use prost::Message;
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("pipeline.pb");
+    let pipeline = impulse(Components::default());
+    fs::write(
+        &path,
+        Pipeline { components: Some(pipeline), root_transform_ids: vec!["t".into()], ..Pipeline::default() }
+            .encode_to_vec(),
+    )
+    .unwrap();
+    let path = path.display().to_string();
+    let both = run(&["plan", &path]);
+    assert!(both.status.success(), "{both:?}");
+    let [as_text, as_dot] =
+        ["text", "dot"].map(|format| text(&run(&["plan", &path, "--format", format]).stdout));
+    assert_eq!(text(&both.stdout), format!("{as_text}\n{as_dot}"));
+    assert!(as_text.contains("impulse") && as_dot.starts_with("digraph"), "{as_text}{as_dot}");
+}
+
+/// A pipeline of one Impulse.
+fn impulse(mut components: beam_model::pipeline::Components) -> beam_model::pipeline::Components {
+    use beam_model::pipeline::{Coder, FunctionSpec, PCollection, PTransform, WindowingStrategy};
+    use beam_model::urns::{global_windows_payload, standard_coders, standard_p_transforms::primitives};
+    let spec = |urn: &str| Some(FunctionSpec { urn: urn.into(), payload: Default::default() });
+    let coder = |urn: &str| Coder { spec: spec(urn), component_coder_ids: Vec::new() };
+    components.coders.insert("bytes".into(), coder(standard_coders::BYTES));
+    components.coders.insert("window".into(), coder(standard_coders::GLOBAL_WINDOW));
+    let strategy = WindowingStrategy {
+        window_fn: spec(global_windows_payload::PROPERTIES),
+        window_coder_id: "window".into(),
+        merge_status: 1,
+        trigger: Some(beam_model::pipeline::Trigger {
+            trigger: Some(beam_model::pipeline::trigger::Trigger::Default(Default::default())),
+        }),
+        accumulation_mode: 1,
+        output_time: 1,
+        closing_behavior: 2,
+        on_time_behavior: 1,
+        ..WindowingStrategy::default()
+    };
+    components.windowing_strategies.insert("global".into(), strategy);
+    components.pcollections.insert(
+        "p".into(),
+        PCollection {
+            unique_name: "p".into(),
+            coder_id: "bytes".into(),
+            is_bounded: 2,
+            windowing_strategy_id: "global".into(),
+            ..PCollection::default()
+        },
+    );
+    components.transforms.insert(
+        "t".into(),
+        PTransform {
+            unique_name: "Start".into(),
+            spec: spec(primitives::IMPULSE),
+            outputs: [("out".into(), "p".into())].into(),
+            ..PTransform::default()
+        },
+    );
+    components
+}
