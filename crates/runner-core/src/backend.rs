@@ -149,7 +149,7 @@ impl Refusal {
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut write = |title: &str, objections: &[Objection]| -> fmt::Result {
+        let write = |f: &mut fmt::Formatter<'_>, title: &str, objections: &[Objection]| -> fmt::Result {
             if objections.is_empty() {
                 return Ok(());
             }
@@ -159,10 +159,10 @@ impl fmt::Display for Refusal {
             }
             Ok(())
         };
-        write("the pipeline is not valid:", &self.invalid)?;
+        write(f, "the pipeline is not valid:", &self.invalid)?;
         if !self.invalid.is_empty() && !self.unsupported.is_empty() {
-            write("\n", &[])?;
+            writeln!(f)?;
         }
-        write("the pipeline asks for what this backend cannot run yet:", &self.unsupported)
+        write(f, "the pipeline asks for what this backend cannot run yet:", &self.unsupported)
     }
 }

@@ -63,14 +63,15 @@ impl Run {
     }
 }
 
-/// Adds where it happened. What the user raised comes first and whole, since that is what they look for.
+/// Adds where it happened. What the user raised comes first and whole, since that is what they look for;
+/// it names the transform, so the stage's other transforms are not named with it.
 fn locate(fault: Fault, stage: &Stage, attempt: Attempt) -> Fault {
     let message = match (fault.blame, fault.retry) {
         (Blame::User, Retry::Bundle) => {
             format!(
                 "{}\n\n(in {}, attempt {} of {MAX_ATTEMPTS})",
                 fault.message.trim_end(),
-                stage.spec.name,
+                stage.spec.descriptor.id,
                 attempt.0
             )
         }

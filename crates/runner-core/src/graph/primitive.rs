@@ -22,10 +22,10 @@ pub enum PrimitiveKind {
     Sdk,
 }
 
-pub(super) const COMBINE_PER_KEY: &str = composites::COMBINE_PER_KEY;
-
 /// The Python SDK's own read from an Impulse, which its workers execute.
 const PYTHON_READ_FROM_IMPULSE: &str = "beam:transform:read_from_impulse_python:v1";
+/// What the Python SDK's own optimizer puts where elements change their coder.
+const PYTHON_IDENTITY: &str = "beam:dofn:identity:0.1";
 
 /// The kind of a transform that this runner knows by its URN.
 pub fn kind_of(urn: &str) -> Option<PrimitiveKind> {
@@ -51,7 +51,8 @@ pub fn kind_of(urn: &str) -> Option<PrimitiveKind> {
         | splittable_par_do_components::SPLIT_AND_SIZE_RESTRICTIONS
         | splittable_par_do_components::TRUNCATE_SIZED_RESTRICTION
         | splittable_par_do_components::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS
-        | PYTHON_READ_FROM_IMPULSE => PrimitiveKind::Sdk,
+        | PYTHON_READ_FROM_IMPULSE
+        | PYTHON_IDENTITY => PrimitiveKind::Sdk,
         _ => return None,
     })
 }
