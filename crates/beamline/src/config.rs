@@ -24,7 +24,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Serve the Job API, and run the jobs that come in
-    Serve(ServeConfig),
+    Serve(Box<ServeConfig>),
     /// Show the stages that a pipeline is fused into
     Plan(PlanConfig),
     /// See to the jobs of a running server
@@ -264,7 +264,7 @@ mod tests {
     fn serve(line: &str) -> ServeConfig {
         let words = std::iter::once("beamline").chain(line.split_whitespace()).map(OsString::from);
         match Cli::try_parse_from(normalise(words)).unwrap().command {
-            Command::Serve(config) => config,
+            Command::Serve(config) => *config,
             other => panic!("{other:?}"),
         }
     }

@@ -17,7 +17,7 @@ use config::Command;
 fn main() -> ExitCode {
     let command = config::read();
     let result = match command {
-        Command::Serve(config) => serve::serve(config),
+        Command::Serve(config) => serve::serve(&config),
         Command::Plan(config) => plan::plan(&config),
         Command::Jobs(config) => jobs::jobs(config),
     };

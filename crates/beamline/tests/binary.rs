@@ -1,4 +1,10 @@
 //! The program as its users start it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop at the first surprise"
+)]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};

@@ -142,10 +142,10 @@ pub(crate) fn artifact_name(artifact: &ArtifactInformation) -> String {
     use beam_model::urns::standard_artifacts::{roles, types};
     use prost::Message;
 
-    if artifact.role_urn == roles::STAGING_TO {
-        if let Ok(role) = ArtifactStagingToRolePayload::decode(artifact.role_payload.clone()) {
-            return format!("{:?}", role.staged_name);
-        }
+    if artifact.role_urn == roles::STAGING_TO
+        && let Ok(role) = ArtifactStagingToRolePayload::decode(artifact.role_payload.clone())
+    {
+        return format!("{:?}", role.staged_name);
     }
     let path = match artifact.type_urn.as_str() {
         types::FILE => ArtifactFilePayload::decode(artifact.type_payload.clone()).ok().map(|file| file.path),

@@ -1,4 +1,10 @@
 //! The life of a job as a client sees it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests may stop at the first surprise"
+)]
 
 mod support;
 

@@ -34,7 +34,7 @@ const STREAMS: u32 = 1 << 20;
 /// After the jobs and workers have ended, for connections that are still open.
 const CLOSE_CONNECTIONS: Duration = Duration::from_secs(2);
 
-pub(crate) fn serve(config: ServeConfig) -> Result<(), Error> {
+pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
     logging::start(config.log_format, &config.log_level);
     for flag in config.without_effect() {
         tracing::warn!("{flag} is accepted, but has no effect here");
@@ -43,7 +43,7 @@ pub(crate) fn serve(config: ServeConfig) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(Error::Runtime)?
-        .block_on(run(&config))
+        .block_on(run(config))
 }
 
 async fn run(config: &ServeConfig) -> Result<(), Error> {

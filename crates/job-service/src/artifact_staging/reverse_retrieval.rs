@@ -54,7 +54,7 @@ struct Session {
 impl Session {
     async fn run(&mut self, registry: &Registry) -> Result<(), StagingError> {
         let token = self.next().await?.staging_token;
-        let preparation = registry.preparation_of(&token).ok_or_else(|| StagingError::UnknownToken(token))?;
+        let preparation = registry.preparation_of(&token).ok_or(StagingError::UnknownToken(token))?;
         let claim = preparation.begin_staging()?;
         drop(preparation);
         // The claim is settled before the stream closes: the client calls Run right after.
@@ -141,8 +141,9 @@ impl Session {
             let ArtifactResponseWrapper { is_last, response, .. } = self.next().await?;
             match response {
                 Some(Response::GetArtifactResponse(chunk)) => {
-                    // The writer has given up; its reason is told by whoever waits for it.
-                    if chunks.send(Chunk::Data(chunk.data)).await.is_err() {
+                    let sent = chunks.send(Chunk::Data(chunk.data)).await;
+                    if sent.is_err() {
+                        // The writer has given up; its reason is told by whoever waits for it.
                         return Ok(());
                     }
                 }

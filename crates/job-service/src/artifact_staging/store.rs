@@ -127,11 +127,11 @@ impl StoredArtifact {
 
 impl Drop for StoredArtifact {
     fn drop(&mut self) {
-        if self.when_unused == WhenUnused::Remove {
-            if let Err(error) = std::fs::remove_file(&self.path) {
-                // Gone with its folder already when the server ends.
-                tracing::debug!(path = %self.path.display(), "a staged artifact was not removed: {error}");
-            }
+        if self.when_unused == WhenUnused::Remove
+            && let Err(error) = std::fs::remove_file(&self.path)
+        {
+            // Gone with its folder already when the server ends.
+            tracing::debug!(path = %self.path.display(), "a staged artifact was not removed: {error}");
         }
     }
 }

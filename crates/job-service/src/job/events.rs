@@ -116,10 +116,11 @@ impl JobEvents {
         if let Some((importance, text)) = last_message {
             inner.push_message(importance, text);
         }
-        if let Some(before) = terminal.on_the_way_to() {
-            if !inner.state.may_become(terminal) && inner.state.may_become(before) {
-                inner.push_state(before);
-            }
+        if let Some(before) = terminal.on_the_way_to()
+            && !inner.state.may_become(terminal)
+            && inner.state.may_become(before)
+        {
+            inner.push_state(before);
         }
         inner.push_state(terminal);
         inner.ended = Some(SystemTime::now());
