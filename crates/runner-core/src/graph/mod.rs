@@ -4,8 +4,11 @@
 //! the transforms that something will execute. A composite that the runner has an implementation for
 //! (Reshuffle, say) is a primitive; any other composite is only a name around its parts.
 
+mod coders;
 mod primitive;
 mod supported;
+#[cfg(test)]
+mod tests;
 mod validate;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -161,7 +164,7 @@ impl QueryablePipeline {
 
     /// Whether two coders encode alike: same URN, payload and components, whatever their ids.
     pub fn same_coder(&self, a: &str, b: &str) -> bool {
-        same_coder(&self.components.coders, a, b, 0)
+        coders::same_coder(&self.components.coders, a, b)
     }
 
     /// Adds a coder and returns its id; an equal one that is there already is used again.
@@ -193,24 +196,6 @@ pub fn user_name(components: &Components, transform_id: &str) -> String {
         Some(transform) if !transform.unique_name.is_empty() => transform.unique_name.clone(),
         _ => transform_id.to_owned(),
     }
-}
-
-/// How deep coders may nest; deeper ones are hostile, not useful.
-const MAX_CODER_DEPTH: usize = 64;
-
-fn same_coder(coders: &BTreeMap<String, Coder>, a: &str, b: &str, depth: usize) -> bool {
-    if a == b {
-        return true;
-    }
-    let (Some(left), Some(right)) = (coders.get(a), coders.get(b)) else { return false };
-    depth < MAX_CODER_DEPTH
-        && left.spec == right.spec
-        && left.component_coder_ids.len() == right.component_coder_ids.len()
-        && left
-            .component_coder_ids
-            .iter()
-            .zip(&right.component_coder_ids)
-            .all(|(x, y)| same_coder(coders, x, y, depth + 1))
 }
 
 /// An id that begins with `hint` and is not taken.

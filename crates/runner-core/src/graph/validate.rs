@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use beam_model::pipeline::{Components, PTransform, Pipeline};
-use beam_model::urns::standard_requirements;
+use beam_model::pipeline::{Coder, CombinePayload, Components, PTransform, Pipeline};
+use beam_model::urns::{standard_coders, standard_requirements};
 use prost::Message;
 
+use super::coders::{CoderFault, CoderFaults};
 use super::primitive::{self, PrimitiveKind};
-use super::{MAX_CODER_DEPTH, distinct, user_name};
+use super::{distinct, user_name};
 use crate::backend::Refusal;
+use crate::plan::access_pattern;
 
 const KNOWN_REQUIREMENTS: [&str; 6] = [
     standard_requirements::REQUIRES_STATEFUL_PROCESSING,
@@ -29,12 +31,15 @@ pub(super) fn check(pipeline: &Pipeline, components: &Components, refusal: &mut 
             refusal.unsupported("pipeline", format!("requirement {requirement} is not known to this runner"));
         }
     }
+    if pipeline.root_transform_ids.is_empty() {
+        composites_without_root(components, refusal);
+    }
     let mut walk = Walk { components, refusal, seen: HashSet::new(), primitives: Vec::new() };
     for root in roots(pipeline, components) {
         walk.transform(&root, 0);
     }
     let primitives = walk.primitives;
-    let check = Check { components };
+    let mut check = Check { components, coders: CoderFaults::new(&components.coders) };
     check.producers(&primitives, refusal);
     for id in &primitives {
         check.primitive(id, refusal);
@@ -49,6 +54,23 @@ fn roots(pipeline: &Pipeline, components: &Components) -> Vec<String> {
     }
     let parts: HashSet<&String> = components.transforms.values().flat_map(|t| &t.subtransforms).collect();
     components.transforms.keys().filter(|id| !parts.contains(id)).cloned().collect()
+}
+
+/// Where no roots are named, a transform that no root leads to is in a circle of composites.
+fn composites_without_root(components: &Components, refusal: &mut Refusal) {
+    let parts: HashSet<&String> = components.transforms.values().flat_map(|t| &t.subtransforms).collect();
+    let mut open: Vec<&String> = components.transforms.keys().filter(|id| !parts.contains(id)).collect();
+    let mut reached = HashSet::new();
+    while let Some(id) = open.pop() {
+        if reached.insert(id) {
+            open.extend(
+                components.transforms.get(id).into_iter().flat_map(|transform| &transform.subtransforms),
+            );
+        }
+    }
+    for id in components.transforms.keys().filter(|id| !reached.contains(id)) {
+        refusal.invalid(user_name(components, id), "is a part of itself, or of a composite that is");
+    }
 }
 
 /// Goes down the composites to the primitives.
@@ -115,6 +137,7 @@ impl Walk<'_> {
 
 struct Check<'a> {
     components: &'a Components,
+    coders: CoderFaults<'a>,
 }
 
 impl Check<'_> {
@@ -152,7 +175,7 @@ impl Check<'_> {
         }
     }
 
-    fn primitive(&self, id: &str, refusal: &mut Refusal) {
+    fn primitive(&mut self, id: &str, refusal: &mut Refusal) {
         let Some(transform) = self.components.transforms.get(id) else { return };
         for pcollection in distinct(&transform.inputs).union(&distinct(&transform.outputs)) {
             self.pcollection(id, pcollection, refusal);
@@ -169,7 +192,7 @@ impl Check<'_> {
         }
     }
 
-    fn pcollection(&self, transform_id: &str, id: &str, refusal: &mut Refusal) {
+    fn pcollection(&mut self, transform_id: &str, id: &str, refusal: &mut Refusal) {
         let name = || self.name(transform_id);
         let Some(pcollection) = self.components.pcollections.get(id) else {
             if self
@@ -182,54 +205,35 @@ impl Check<'_> {
             }
             return;
         };
-        let strategies = &self.components.windowing_strategies;
-        match strategies.get(&pcollection.windowing_strategy_id) {
-            None => refusal.invalid(
-                name(),
-                format!(
-                    "PCollection {id} has the windowing strategy {:?}, which is not in the pipeline",
-                    pcollection.windowing_strategy_id
-                ),
-            ),
+        match self.components.windowing_strategies.get(&pcollection.windowing_strategy_id) {
+            None => {
+                let missing = &pcollection.windowing_strategy_id;
+                let reason = format!(
+                    "PCollection {id} has the windowing strategy {missing:?}, which is not in the pipeline"
+                );
+                refusal.invalid(name(), reason);
+            }
             Some(strategy) => self.coder(
+                transform_id,
+                &format!("the windows of PCollection {id} need"),
                 &strategy.window_coder_id,
-                &mut |coder, reason| {
-                    refusal.invalid(
-                        name(),
-                        format!("the windows of PCollection {id} need coder {coder:?}, which {reason}"),
-                    )
-                },
-                0,
+                refusal,
             ),
         }
-        self.coder(
-            &pcollection.coder_id,
-            &mut |coder, reason| {
-                refusal.invalid(name(), format!("PCollection {id} needs coder {coder:?}, which {reason}"))
-            },
-            0,
-        );
+        self.coder(transform_id, &format!("PCollection {id} needs"), &pcollection.coder_id, refusal);
     }
 
-    fn coder(&self, id: &str, fault: &mut dyn FnMut(&str, &str), depth: usize) {
-        if depth > MAX_CODER_DEPTH {
-            fault(id, "is a part of itself, or nests too deep");
-            return;
-        }
-        match self.components.coders.get(id) {
-            None => fault(id, "is not in the pipeline"),
-            Some(coder) if coder.spec.as_ref().is_none_or(|spec| spec.urn.is_empty()) => {
-                fault(id, "has no URN")
-            }
-            Some(coder) => {
-                for component in &coder.component_coder_ids {
-                    self.coder(component, fault, depth + 1);
-                }
-            }
+    /// Refuses a transform for every fault of a coder. `needs` begins the sentence, who needs it.
+    fn coder(&mut self, transform_id: &str, needs: &str, coder_id: &str, refusal: &mut Refusal) {
+        for CoderFault { coder, reason } in self.coders.of(coder_id) {
+            refusal.invalid(
+                user_name(self.components, transform_id),
+                format!("{needs} coder {coder:?}, which {reason}"),
+            );
         }
     }
 
-    fn sdk_transform(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+    fn sdk_transform(&mut self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
         let environments = &self.components.environments;
         if !transform.environment_id.is_empty() && !environments.contains_key(&transform.environment_id) {
             let missing = &transform.environment_id;
@@ -247,14 +251,17 @@ impl Check<'_> {
                 for tag in payload.side_inputs.keys().filter(|tag| !transform.inputs.contains_key(*tag)) {
                     refusal.invalid(self.name(id), format!("side input {tag} is none of its inputs"));
                 }
-                if !payload.restriction_coder_id.is_empty() {
-                    let mut fault = |coder: &str, reason: &str| {
-                        refusal.invalid(
-                            self.name(id),
-                            format!("its restrictions need coder {coder:?}, which {reason}"),
+                for (tag, side) in &payload.side_inputs {
+                    let urn = side.access_pattern.as_ref().map_or("", |spec| &spec.urn);
+                    if access_pattern(urn).is_none() {
+                        let reason = format!(
+                            "asks for side input {tag} as {urn:?}, which is not known to this runner"
                         );
-                    };
-                    self.coder(&payload.restriction_coder_id, &mut fault, 0);
+                        refusal.unsupported(self.name(id), reason);
+                    }
+                }
+                if !payload.restriction_coder_id.is_empty() {
+                    self.coder(id, "its restrictions need", &payload.restriction_coder_id, refusal);
                 }
             }
         }
@@ -280,30 +287,58 @@ impl Check<'_> {
         }
     }
 
-    fn keyed_input(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
-        let coder = transform
-            .inputs
-            .values()
-            .chain(transform.outputs.values())
-            .filter_map(|input| self.components.pcollections.get(input))
-            .filter_map(|pcollection| self.components.coders.get(&pcollection.coder_id));
-        for coder in coder {
-            let spec = coder.spec.clone().unwrap_or_default();
-            if spec.urn != beam_model::urns::standard_coders::KV || coder.component_coder_ids.len() != 2 {
-                refusal.invalid(
-                    self.name(id),
-                    format!(
-                        "groups by key, but its elements have the coder {} instead of a key-value coder",
-                        spec.urn
-                    ),
+    fn keyed_input(&mut self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        for pcollection in transform.inputs.values().chain(transform.outputs.values()) {
+            let Some(coder) = self.coder_of(pcollection) else { continue };
+            let urn = coder.spec.as_ref().map_or("", |spec| &spec.urn);
+            if urn != standard_coders::KV || coder.component_coder_ids.len() != 2 {
+                let reason = format!(
+                    "groups by key, but its elements have the coder {urn} instead of a key-value coder"
                 );
+                refusal.invalid(self.name(id), reason);
             }
         }
-        if let Some(spec) =
-            transform.spec.as_ref().filter(|spec| spec.urn == super::primitive::COMBINE_PER_KEY)
-            && let Err(error) = beam_model::pipeline::CombinePayload::decode(spec.payload.clone())
-        {
-            refusal.invalid(self.name(id), format!("its CombinePayload cannot be read: {error}"));
+        match primitive::kind_of(primitive::urn(transform)) {
+            Some(PrimitiveKind::CombinePerKey) => self.combine(id, transform, refusal),
+            Some(PrimitiveKind::GroupByKey) => self.grouped_output(id, transform, refusal),
+            Some(
+                PrimitiveKind::Impulse
+                | PrimitiveKind::Flatten
+                | PrimitiveKind::Redistribute
+                | PrimitiveKind::Sdk,
+            )
+            | None => {}
+        }
+    }
+
+    fn coder_of(&self, pcollection: &str) -> Option<&Coder> {
+        self.components.coders.get(&self.components.pcollections.get(pcollection)?.coder_id)
+    }
+
+    /// A combine that is left as it is will be lifted.
+    fn combine(&mut self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        let payload = transform.spec.as_ref().map(|spec| spec.payload.clone()).unwrap_or_default();
+        match CombinePayload::decode(payload) {
+            Err(error) => {
+                refusal.invalid(self.name(id), format!("its CombinePayload cannot be read: {error}"))
+            }
+            Ok(payload) => {
+                let before = refusal.invalid.len();
+                self.coder(id, "its accumulators need", &payload.accumulator_coder_id, refusal);
+                if refusal.invalid.len() == before && !crate::rewrite::can_lift(self.components, transform) {
+                    refusal.unsupported(self.name(id), "can be run only as its parts, and has none");
+                }
+            }
+        }
+    }
+
+    fn grouped_output(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        for output in transform.outputs.values() {
+            let values = self.coder_of(output).and_then(|coder| coder.component_coder_ids.get(1));
+            let values = values.and_then(|id| self.components.coders.get(id));
+            if values.is_some_and(|values| values.component_coder_ids.len() != 1) {
+                refusal.invalid(self.name(id), format!("PCollection {output} has no iterables as values"));
+            }
         }
     }
 }

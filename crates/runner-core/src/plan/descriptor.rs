@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use beam_model::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
-use beam_model::pipeline::{FunctionSpec, PTransform, WindowingStrategy};
+use beam_model::pipeline::{FunctionSpec, PCollection, PTransform, WindowingStrategy};
 use beam_model::urns::fn_api_transforms::runner;
 use beam_model::urns::standard_p_transforms::splittable_par_do_components;
 use prost::Message;
@@ -68,7 +68,7 @@ pub(super) fn build(
         );
         sinks.push((sink, output.clone()));
     }
-    descriptor.windowing_strategies = wire_strategies(pipeline, wire)?;
+    descriptor.windowing_strategies = wire_strategies(pipeline, wire, &descriptor.pcollections)?;
     descriptor.environments = pipeline.components.environments.clone();
     descriptor.coders = wire.all().clone();
     let environment = pipeline.components.environments.get(&stage.environment_id).cloned();
@@ -105,20 +105,21 @@ pub(super) fn port_transform(urn: &str, coder_id: String) -> PTransform {
     PTransform { spec: Some(FunctionSpec { urn: urn.to_owned(), payload }), ..Default::default() }
 }
 
-/// Windows travel in side input requests too, with the coder that the strategy names.
-pub(super) fn wire_strategies(
+/// The strategies of the stage's PCollections. Windows travel in side input requests too, with the
+/// coder that the strategy names.
+fn wire_strategies(
     pipeline: &QueryablePipeline,
     wire: &mut WireCoders,
+    pcollections: &BTreeMap<String, PCollection>,
 ) -> Result<BTreeMap<String, WindowingStrategy>, Fault> {
-    let strategies = pipeline.components.windowing_strategies.iter();
-    strategies
-        .map(|(id, strategy)| {
-            // A strategy that nobody reads may name a coder that is not there.
-            let window_coder_id =
-                wire.wire(&strategy.window_coder_id).unwrap_or_else(|_| strategy.window_coder_id.clone());
-            Ok((id.clone(), WindowingStrategy { window_coder_id, ..strategy.clone() }))
-        })
-        .collect()
+    let mut strategies = BTreeMap::new();
+    for (id, pcollection) in pcollections {
+        let strategy = pipeline.windowing_strategy(id)?;
+        let window_coder_id = wire.wire(&strategy.window_coder_id)?;
+        let strategy = WindowingStrategy { window_coder_id, ..strategy.clone() };
+        strategies.insert(pcollection.windowing_strategy_id.clone(), strategy);
+    }
+    Ok(strategies)
 }
 
 pub(super) fn one(tag: &str, value: &str) -> BTreeMap<String, String> {
