@@ -15,7 +15,7 @@ mod stage;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ pub struct Engine<B> {
     /// Inputs that a Flatten still waits for.
     open_inputs: HashMap<NodeId, usize>,
     /// GroupBys that have been sealed and have not said all their groups.
-    grouping: std::collections::BTreeSet<NodeId>,
+    grouping: BTreeSet<NodeId>,
     bundles: Bundles<B>,
     /// Bundles that may still be started, by environment.
     free_slots: Vec<usize>,
@@ -158,7 +158,7 @@ impl<B: Clone> Engine<B> {
             side_readers,
             stages,
             open_inputs,
-            grouping: Default::default(),
+            grouping: BTreeSet::new(),
             bundles: Bundles::default(),
             free_slots: slots.clone(),
             slots,
@@ -226,71 +226,85 @@ impl<B: Clone> Engine<B> {
         }
     }
 
-    /// Hands elements of a collection to all that read it.
+    /// Hands elements of a collection to all that read it. A loop, not a recursion: nothing bounds how
+    /// many Flattens follow one another.
     fn deliver(&mut self, collection: CollectionId, blocks: Vec<Block<B>>) {
         if blocks.is_empty() {
             return;
         }
-        let plan = self.plan.clone();
-        for reader in self.readers[collection.0].clone() {
-            match &plan.nodes[reader.0] {
-                Node::Stage(_) => {
-                    if let Some(stage) = self.stages.get_mut(&reader) {
-                        stage.push(blocks.iter().cloned());
+        let mut open = VecDeque::from([collection]);
+        while let Some(collection) = open.pop_front() {
+            for reader in self.readers[collection.0].clone() {
+                match &self.plan.nodes[reader.0] {
+                    Node::Stage(_) => {
+                        if let Some(stage) = self.stages.get_mut(&reader) {
+                            stage.push(blocks.iter().cloned());
+                        }
                     }
+                    Node::GroupByKey { .. } => {
+                        self.actions.push(EngineAction::Group { node: reader, blocks: blocks.clone() })
+                    }
+                    Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
+                        open.push_back(*output)
+                    }
+                    Node::Impulse { .. } => {}
                 }
-                Node::GroupByKey { .. } => {
-                    self.actions.push(EngineAction::Group { node: reader, blocks: blocks.clone() })
-                }
-                Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
-                    self.deliver(*output, blocks.clone());
-                }
-                Node::Impulse { .. } => {}
             }
-        }
-        if !self.side_readers[collection.0].is_empty() {
-            self.actions.push(EngineAction::AddToSideInput { collection, blocks });
+            if !self.side_readers[collection.0].is_empty() {
+                self.actions.push(EngineAction::AddToSideInput { collection, blocks: blocks.clone() });
+            }
         }
     }
 
-    /// A collection has got all its elements.
+    /// A collection has got all its elements, and with it perhaps others that are made of it.
     fn completed(&mut self, collection: CollectionId) {
-        if std::mem::replace(&mut self.complete[collection.0], true) {
-            return;
-        }
-        let plan = self.plan.clone();
-        if !self.side_readers[collection.0].is_empty() {
-            self.actions.push(EngineAction::SealSideInput { collection });
-        }
-        for reader in self.readers[collection.0].clone() {
-            match &plan.nodes[reader.0] {
-                Node::Stage(_) => {
-                    if let Some(stage) = self.stages.get_mut(&reader) {
-                        stage.input_complete = true;
-                    }
-                    self.maybe_complete_stage(reader);
-                }
-                Node::GroupByKey { .. } => {
-                    self.grouping.insert(reader);
-                    self.actions.push(EngineAction::Seal { node: reader });
-                }
-                Node::Flatten { output, .. } => {
-                    let open = self.open_inputs.entry(reader).or_insert(1);
-                    *open = open.saturating_sub(1);
-                    if *open == 0 {
-                        self.completed(*output);
-                    }
-                }
-                Node::Redistribute { output, .. } => self.completed(*output),
-                Node::Impulse { .. } => {}
+        let mut open = vec![collection];
+        while let Some(collection) = open.pop() {
+            if std::mem::replace(&mut self.complete[collection.0], true) {
+                continue;
             }
+            if !self.side_readers[collection.0].is_empty() {
+                self.actions.push(EngineAction::SealSideInput { collection });
+            }
+            for reader in self.readers[collection.0].clone() {
+                open.extend(self.input_completed(reader));
+            }
+        }
+    }
+
+    /// A node has got all elements of an input. Returns what is complete with that.
+    fn input_completed(&mut self, node: NodeId) -> Vec<CollectionId> {
+        match &self.plan.nodes[node.0] {
+            Node::Stage(_) => {
+                if let Some(stage) = self.stages.get_mut(&node) {
+                    stage.input_complete = true;
+                }
+                self.outputs_if_done(node)
+            }
+            Node::GroupByKey { .. } => {
+                self.grouping.insert(node);
+                self.actions.push(EngineAction::Seal { node });
+                Vec::new()
+            }
+            Node::Flatten { output, .. } => {
+                let open = self.open_inputs.entry(node).or_insert(1);
+                *open = open.saturating_sub(1);
+                if *open == 0 { vec![*output] } else { Vec::new() }
+            }
+            Node::Redistribute { output, .. } => vec![*output],
+            Node::Impulse { .. } => Vec::new(),
         }
     }
 
     fn grouped(&mut self, node: NodeId, blocks: Vec<Block<B>>, last: bool) {
+        // What comes after the last groups, or without having been asked for, changes nothing.
+        if !self.grouping.contains(&node) {
+            return;
+        }
         if let Node::GroupByKey { output, .. } = self.plan.nodes[node.0] {
             self.deliver(output, blocks);
-            if last && self.grouping.remove(&node) {
+            if last {
+                self.grouping.remove(&node);
                 self.completed(output);
             }
         }
@@ -326,22 +340,27 @@ impl<B: Clone> Engine<B> {
 
     /// A stage that can get no more work makes its outputs complete.
     fn maybe_complete_stage(&mut self, node: NodeId) {
-        let Some(stage) = self.stages.get_mut(&node) else { return };
-        if !stage.is_done() {
-            return;
-        }
-        stage.complete = true;
-        for output in self.plan.nodes[node.0].outputs() {
+        for output in self.outputs_if_done(node) {
             self.completed(output);
         }
     }
 
-    fn check_end(&mut self) {
-        if self.stages.values().all(|stage| stage.complete) && self.grouping.is_empty() {
-            if self.complete.iter().all(|complete| *complete) {
-                self.end(Outcome::Done);
-                return;
+    /// The outputs of a stage that has just done all its work; else nothing.
+    fn outputs_if_done(&mut self, node: NodeId) -> Vec<CollectionId> {
+        match self.stages.get_mut(&node) {
+            Some(stage) if stage.is_done() => {
+                stage.complete = true;
+                self.plan.nodes[node.0].outputs()
             }
+            Some(_) | None => Vec::new(),
+        }
+    }
+
+    fn check_end(&mut self) {
+        let stages_complete = self.stages.values().all(|stage| stage.complete);
+        if stages_complete && self.grouping.is_empty() && self.complete.iter().all(|complete| *complete) {
+            self.end(Outcome::Done);
+            return;
         }
         if let Some(reason) = self.stuck() {
             self.end(Outcome::Failed(Fault::runner(reason)));
