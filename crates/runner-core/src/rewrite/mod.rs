@@ -18,6 +18,11 @@ use crate::graph::QueryablePipeline;
 pub fn rewrite(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     splittable_pardo::expand(pipeline)?;
     combine_lifting::lift(pipeline)?;
+    sort(pipeline)?;
     transcode::transcode(pipeline)?;
+    sort(pipeline)
+}
+
+fn sort(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     pipeline.sort().map_err(|name| Fault::runner(format!("rewriting made a cycle through {name}")))
 }

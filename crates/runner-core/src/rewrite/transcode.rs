@@ -13,8 +13,9 @@ use crate::fault::Fault;
 use crate::graph::{PrimitiveKind, QueryablePipeline, kind_of};
 
 pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
-    for id in pipeline.primitives().to_vec() {
-        let transform = pipeline.transform(&id)?.clone();
+    // Consumers first: what they want of a Flatten decides what it wants in turn.
+    for id in pipeline.primitives().to_vec().iter().rev() {
+        let transform = pipeline.transform(id)?.clone();
         let Some(kind) = transform.spec.as_ref().and_then(|spec| kind_of(&spec.urn)) else { continue };
         let Some(output) = transform.outputs.values().next() else { continue };
         let wanted = match kind {
@@ -26,12 +27,34 @@ pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
         };
         for (tag, input) in &transform.inputs {
             let has = &pipeline.pcollection(input)?.coder_id;
-            if !pipeline.same_coder(has, &wanted) {
-                insert(pipeline, &id, tag, input, &wanted)?;
+            if pipeline.same_coder(has, &wanted) {
+                continue;
+            }
+            if handed_on_to_one(pipeline, input)? {
+                if let Some(pcollection) = pipeline.components.pcollections.get_mut(input) {
+                    pcollection.coder_id.clone_from(&wanted);
+                }
+            } else {
+                insert(pipeline, id, tag, input, &wanted)?;
             }
         }
     }
     Ok(())
+}
+
+/// Whether a runner transform makes the PCollection by handing elements on, and only one reads it. Its
+/// coder can then be the reader's: producers encode so at once, instead of twice.
+fn handed_on_to_one(pipeline: &QueryablePipeline, id: &str) -> Result<bool, Fault> {
+    let network = pipeline.network();
+    let Some(producer) = network.producer.get(id) else { return Ok(false) };
+    let hands_on = match pipeline.kind(producer)? {
+        PrimitiveKind::Flatten | PrimitiveKind::Redistribute => true,
+        PrimitiveKind::Impulse
+        | PrimitiveKind::GroupByKey
+        | PrimitiveKind::CombinePerKey
+        | PrimitiveKind::Sdk => false,
+    };
+    Ok(hands_on && network.consumers.get(id).is_some_and(|readers| readers.len() == 1))
 }
 
 /// For the output `KV<K, Iterable<V>>` of a GroupByKey, the coder of `KV<K, V>`.
