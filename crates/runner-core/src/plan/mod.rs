@@ -106,6 +106,8 @@ pub enum Node {
 #[derive(Clone, Debug)]
 pub struct Stage {
     pub spec: Arc<StageSpec>,
+    /// Ids of the transforms that it runs; producers before consumers.
+    pub transforms: Vec<String>,
     pub environment: EnvironmentIndex,
     pub input: CollectionId,
     /// The transform in the descriptor that reads `input`.
@@ -181,13 +183,10 @@ pub fn plan(
         nodes.push(planner.stage(index, stage)?);
     }
     let transform_names = names(&pipeline.components);
-    let Planner { collections, environments, .. } = planner;
-    Ok(ExecutionPlan {
-        nodes: in_order(nodes, collections.len()),
-        collections,
-        environments,
-        transform_names,
-    })
+    let Planner { mut collections, environments, .. } = planner;
+    let nodes = in_order(nodes, collections.len());
+    cut_before_handing_on(&nodes, &mut collections);
+    Ok(ExecutionPlan { nodes, collections, environments, transform_names })
 }
 
 struct Planner<'a> {
@@ -297,6 +296,7 @@ impl Planner<'_> {
         }
         Ok(Node::Stage(Box::new(Stage {
             spec: Arc::new(built.spec),
+            transforms: stage.transforms.clone(),
             environment,
             input,
             source: built.source,
@@ -343,6 +343,27 @@ fn in_order(nodes: Vec<Node>, collections: usize) -> Vec<Node> {
         }
     }
     ordered
+}
+
+/// Flatten and Redistribute hand blocks on as they are, so that elements which are to be single after
+/// them must be single before them.
+fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
+    for node in nodes.iter().rev() {
+        match node {
+            Node::Flatten { output, .. } | Node::Redistribute { output, .. }
+                if collections[output.0].grain == Grain::Element =>
+            {
+                for input in node.inputs() {
+                    collections[input.0].grain = Grain::Element;
+                }
+            }
+            Node::Flatten { .. }
+            | Node::Redistribute { .. }
+            | Node::Impulse { .. }
+            | Node::Stage(_)
+            | Node::GroupByKey { .. } => {}
+        }
+    }
 }
 
 /// The names that the user, or a rewrite after the user's, has given.

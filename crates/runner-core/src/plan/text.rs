@@ -2,83 +2,141 @@
 
 use std::fmt::Write as _;
 
-use super::{CollectionId, ExecutionPlan, Node};
+use beam_model::coders::Coder;
+
+use super::{Collection, CollectionId, ExecutionPlan, Grain, Grouping, Merging, Node, OutputTime};
 use crate::backend::Refusal;
 use crate::fault::Fault;
 
-/// What each node is called, with a short kind before it.
-fn title(node: &Node) -> (String, String) {
+/// What each node is called: its kind, and its name if it has one.
+fn title(node: &Node) -> (&'static str, &str) {
     match node {
-        Node::Impulse { .. } => ("impulse".to_owned(), String::new()),
-        Node::Stage(stage) => ("stage".to_owned(), stage.spec.name.clone()),
-        Node::GroupByKey { name, .. } => ("group by key".to_owned(), name.clone()),
-        Node::Flatten { .. } => ("flatten".to_owned(), String::new()),
-        Node::Redistribute { .. } => ("redistribute".to_owned(), String::new()),
+        Node::Impulse { .. } => ("impulse", ""),
+        Node::Stage(stage) => ("stage", stage.spec.name.strip_prefix("stage ").unwrap_or(&stage.spec.name)),
+        Node::GroupByKey { name, .. } => ("group by key", name),
+        Node::Flatten { .. } => ("flatten", ""),
+        Node::Redistribute { .. } => ("redistribute", ""),
     }
 }
 
-/// The plan, a node a paragraph: what it reads, what it holds, what it makes.
+/// The plan, a node a paragraph: what it reads, what it holds, what it makes. Then what passes between
+/// the nodes, with the coders of elements and windows as they travel.
 pub fn plan_text(plan: &ExecutionPlan) -> String {
     let mut text = String::new();
-    let list = |ids: &[CollectionId]| {
-        let names: Vec<_> =
-            ids.iter().filter_map(|id| plan.collections.get(id.0)).map(|c| c.id.as_str()).collect();
-        names.join(", ")
-    };
     for node in &plan.nodes {
         let (kind, name) = title(node);
-        let _ = writeln!(
-            text,
-            "{}",
-            if name.is_empty() || kind == "stage" {
-                kind + &name_after(&name)
-            } else {
-                format!("{kind} {name}")
-            }
-        );
-        if !node.inputs().is_empty() {
-            let _ = writeln!(text, "  reads  {}", list(&node.inputs()));
+        let _ = writeln!(text, "{}", format!("{kind} {name}").trim_end());
+        for input in node.inputs() {
+            let _ = writeln!(text, "  reads  {}", name_of(plan, input));
         }
-        if let Node::Stage(stage) = node {
-            let _ = writeln!(text, "  in     environment {}", stage.spec.environment_id);
-            for id in stage.spec.descriptor.transforms.keys().filter(|id| !id.starts_with("fn/")) {
-                let _ = writeln!(text, "  runs   {}", plan.transform_names.get(id).unwrap_or(id));
-            }
-            for side in &stage.side_inputs {
-                let _ = writeln!(
-                    text,
-                    "  asks   {} ({:?}, side input {})",
-                    list(&[side.collection]),
-                    side.pattern,
-                    side.tag
-                );
-            }
-        }
+        details(&mut text, plan, node);
         let mut outputs = node.outputs();
         outputs.sort();
-        let _ = writeln!(text, "  makes  {}", list(&outputs));
+        for output in outputs {
+            let _ = writeln!(text, "  makes  {}", name_of(plan, output));
+        }
+        text.push('\n');
+    }
+    text.push_str("collections\n");
+    for collection in &plan.collections {
+        let _ = writeln!(text, "  {}", describe(collection));
     }
     text
 }
 
-fn name_after(name: &str) -> String {
-    if name.is_empty() { String::new() } else { format!(": {name}") }
+fn name_of(plan: &ExecutionPlan, id: CollectionId) -> &str {
+    plan.collections.get(id.0).map_or("?", |collection| collection.id.as_str())
+}
+
+fn details(text: &mut String, plan: &ExecutionPlan, node: &Node) {
+    match node {
+        Node::Stage(stage) => {
+            for side in &stage.side_inputs {
+                let asker = plan.transform_names.get(&side.transform).unwrap_or(&side.transform);
+                let collection = name_of(plan, side.collection);
+                let pattern = format!("{:?}", side.pattern).to_lowercase();
+                let _ =
+                    writeln!(text, "  asks   {collection} as {pattern} (side input {} of {asker})", side.tag);
+            }
+            let _ = writeln!(text, "  in     environment {}", stage.spec.environment_id);
+            for id in &stage.transforms {
+                let _ = writeln!(text, "  runs   {}", plan.transform_names.get(id).unwrap_or(id));
+            }
+        }
+        Node::GroupByKey { grouping, .. } => {
+            let _ = writeln!(text, "  groups {}", grouping_text(grouping));
+        }
+        Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {}
+    }
+}
+
+fn grouping_text(grouping: &Grouping) -> String {
+    let merging = match &grouping.merging {
+        Merging::Never => "by window".to_owned(),
+        Merging::Sessions => "by session".to_owned(),
+        Merging::BySdk(stage) => {
+            format!("by windows that environment {} merges", stage.spec.environment_id)
+        }
+    };
+    let time = match grouping.output_time {
+        OutputTime::EndOfWindow => "the window's end",
+        OutputTime::Earliest => "the earliest element's time",
+        OutputTime::Latest => "the latest element's time",
+    };
+    format!("{merging}, at {time}")
+}
+
+fn describe(collection: &Collection) -> String {
+    let Collection { id, element_coder, window_coder, grain, .. } = collection;
+    let cut = match grain {
+        Grain::Block => "",
+        Grain::Element => ", cut between elements",
+    };
+    format!("{id}: {} in {}{cut}", coder_text(element_coder), coder_text(window_coder))
+}
+
+/// The coder by the names of its URNs, e.g. `kv<bytes, length_prefix<my:coder>>`.
+fn coder_text(coder: &Coder) -> String {
+    let name = coder.urn().trim_start_matches("beam:coder:").trim_end_matches(":v1");
+    let parts: Vec<&Coder> = match coder {
+        Coder::Kv(first, second)
+        | Coder::Timer { key: first, window: second }
+        | Coder::WindowedValue { value: first, window: second }
+        | Coder::ParamWindowedValue { value: first, window: second, .. } => vec![first, second],
+        Coder::Iterable(part)
+        | Coder::StateBackedIterable(part)
+        | Coder::CustomWindow(part)
+        | Coder::LengthPrefix(part)
+        | Coder::ShardedKey(part)
+        | Coder::Nullable(part) => vec![part],
+        Coder::Bytes
+        | Coder::StringUtf8
+        | Coder::Bool
+        | Coder::VarInt
+        | Coder::Double
+        | Coder::IntervalWindow
+        | Coder::GlobalWindow
+        | Coder::Row(_)
+        | Coder::Opaque { .. } => return name.to_owned(),
+    };
+    let parts: Vec<_> = parts.into_iter().map(coder_text).collect();
+    format!("{name}<{}>", parts.join(", "))
 }
 
 /// The plan as a directed graph for Graphviz.
 pub fn plan_dot(plan: &ExecutionPlan) -> String {
     let mut text = String::from("digraph plan {\n  node [shape=box];\n");
-    let escape = |s: &str| s.replace('\\', "\\\\").replace('"', "\\\"");
+    let escape = |s: &str| s.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
     for (index, node) in plan.nodes.iter().enumerate() {
         let (kind, name) = title(node);
-        let _ = writeln!(text, "  n{index} [label=\"{kind}\\n{}\"];", escape(&name));
+        let _ = writeln!(text, "  n{index} [label=\"{}\"];", escape(format!("{kind} {name}").trim_end()));
     }
     let maker = |id: CollectionId| plan.nodes.iter().position(|node| node.outputs().contains(&id));
     for (index, node) in plan.nodes.iter().enumerate() {
         let mut edge = |id: CollectionId, style: &str| {
-            let name = plan.collections.get(id.0).map_or("", |c| c.id.as_str());
             if let Some(from) = maker(id) {
-                let _ = writeln!(text, "  n{from} -> n{index} [label=\"{}\"{style}];", escape(name));
+                let _ =
+                    writeln!(text, "  n{from} -> n{index} [label=\"{}\"{style}];", escape(name_of(plan, id)));
             }
         };
         for input in node.inputs() {

@@ -1,0 +1,102 @@
+//! Pipeline in, plan out: what real Python pipelines become, as text that people check.
+//!
+//! `UPDATE=1` writes the text anew; `tests/golden/make_pipelines.py` writes the pipelines.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use beam_model::pipeline::Pipeline;
+use prost::Message;
+use runner_core::plan::{ExecutionPlan, Node, PlanGrain, plan_dot, plan_pipeline, plan_text};
+
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
+}
+
+fn names_of(extension: &str) -> BTreeSet<String> {
+    fs::read_dir(folder())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|found| found == extension))
+        .map(|path| path.file_stem().unwrap().to_string_lossy().into_owned())
+        .collect()
+}
+
+fn plan(name: &str) -> ExecutionPlan {
+    let encoded = fs::read(folder().join(format!("{name}.pb"))).unwrap();
+    let pipeline = Pipeline::decode(encoded.as_slice()).unwrap();
+    plan_pipeline(&pipeline, PlanGrain::Default).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn plans_are_as_written() {
+    let pipelines = names_of("pb");
+    assert!(pipelines.len() > 30, "the golden pipelines are missing");
+    let update = std::env::var_os("UPDATE").is_some();
+    let mut different = Vec::new();
+    for name in &pipelines {
+        let text = plan_text(&plan(name));
+        let path = folder().join(format!("{name}.txt"));
+        if update {
+            fs::write(path, text).unwrap();
+        } else if fs::read_to_string(path).unwrap_or_default() != text {
+            different.push(format!("{name}:\n{text}"));
+        }
+    }
+    assert!(different.is_empty(), "other plans than tests/golden says:\n{}", different.join("\n"));
+    assert_eq!(names_of("txt"), pipelines, "texts without a pipeline");
+}
+
+/// What must hold of any plan, whatever the text says.
+#[test]
+fn plans_are_sound() {
+    for name in names_of("pb") {
+        let plan = plan(&name);
+        let mut made = BTreeSet::new();
+        let mut transforms = BTreeSet::new();
+        for node in &plan.nodes {
+            let mut needs = node.inputs();
+            if let Node::Stage(stage) = node {
+                needs.extend(stage.side_inputs.iter().map(|side| side.collection));
+                for transform in &stage.transforms {
+                    assert!(transforms.insert(transform.clone()), "{name}: {transform} is in two stages");
+                }
+            }
+            for need in needs {
+                let id = &plan.collections[need.0].id;
+                assert!(made.contains(&need), "{name}: {id} is read before it is made");
+            }
+            for output in node.outputs() {
+                assert!(made.insert(output), "{name}: {} is made twice", plan.collections[output.0].id);
+            }
+        }
+        assert_eq!(made.len(), plan.collections.len(), "{name}: a collection that nobody makes");
+    }
+}
+
+#[test]
+fn plans_can_be_drawn() {
+    for name in names_of("pb") {
+        let plan = plan(&name);
+        let dot = plan_dot(&plan);
+        assert!(dot.starts_with("digraph plan {\n") && dot.ends_with("}\n"), "{dot}");
+        let boxes = dot.lines().filter(|line| line.contains("[label=") && !line.contains("->")).count();
+        assert_eq!(boxes, plan.nodes.len(), "{dot}");
+        let edges: usize = plan.nodes.iter().map(|node| node.inputs().len() + side_inputs(node)).sum();
+        assert_eq!(dot.matches(" -> ").count(), edges, "{dot}");
+        for line in dot.lines() {
+            let quotes = line.replace("\\\\", "").replace("\\\"", "").matches('"').count();
+            assert!(quotes % 2 == 0, "an open quote: {line}");
+        }
+    }
+}
+
+fn side_inputs(node: &Node) -> usize {
+    match node {
+        Node::Stage(stage) => stage.side_inputs.len(),
+        Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {
+            0
+        }
+    }
+}
