@@ -13,7 +13,7 @@ import wire
 
 OURS = {
     'bundle_size': jobs.PipelineOptionType.STRING,
-    'sdk_worker_parallelism': jobs.PipelineOptionType.INTEGER,
+    'sdk_workers': jobs.PipelineOptionType.INTEGER,
     'inject_bundle_failures': jobs.PipelineOptionType.STRING,
 }
 

@@ -49,4 +49,4 @@ def test_client_optimizers(phases, group, endpoint, tmp_path):
     (4, ['--bundle_size=key', '--inject_bundle_failures=first_attempt']),
 ])
 def test_workers(workers, extra, endpoint, external, tmp_path):
-  run(MATRIX, endpoint, tmp_path, ['--sdk_worker_parallelism=%d' % workers, *extra], external)
+  run(MATRIX, endpoint, tmp_path, ['--sdk_workers=%d' % workers, *extra], external)

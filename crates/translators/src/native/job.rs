@@ -5,9 +5,7 @@ use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
-use runner_core::backend::{
-    Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult,
-};
+use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
 use runner_core::executor::{Execution, Progress, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
@@ -45,7 +43,9 @@ impl PipelineResult for NativeJob {
         let mut outcome = self.outcome.clone();
         let ended = outcome.wait_for(Option::is_some).await;
         let outcome = ended.ok().and_then(|outcome| outcome.clone());
-        outcome.unwrap_or_else(|| Outcome::Failed(Fault::runner("the job's task broke off; see the server's log")))
+        outcome.unwrap_or_else(|| {
+            Outcome::Failed(Fault::runner("the job's task broke off; see the server's log"))
+        })
     }
 }
 
@@ -83,7 +83,8 @@ async fn execute(
         Err(error) => return Outcome::Failed(Fault::user(error.to_string())),
     };
     let environments = invocation.pipeline.components.map(|c| c.environments).unwrap_or_default();
-    let logs = MessagesFromLogs { listener: invocation.listener.clone(), names: plan.transform_names.clone() };
+    let logs =
+        MessagesFromLogs { listener: invocation.listener.clone(), names: plan.transform_names.clone() };
     let workers = bridge.job(JobWorkers {
         job_id: invocation.job_id,
         job_name: invocation.job_name,

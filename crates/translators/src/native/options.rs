@@ -9,7 +9,9 @@ use runner_core::plan::PlanGrain;
 use super::NativeConfig;
 
 const BUNDLE_SIZE: &str = "bundle_size";
+const SDK_WORKERS: &str = "sdk_workers";
 const SDK_WORKER_PARALLELISM: &str = "sdk_worker_parallelism";
+const ENVIRONMENT_TYPE: &str = "environment_type";
 const INJECT_BUNDLE_FAILURES: &str = "inject_bundle_failures";
 /// More workers than this for one environment is a typing error.
 const MAX_PARALLELISM: i64 = 1024;
@@ -24,9 +26,10 @@ pub(super) fn describe() -> Vec<PipelineOption> {
             default: "default",
         },
         PipelineOption {
-            name: SDK_WORKER_PARALLELISM,
-            kind: OptionKind::String,
-            description: "How many SDK workers to start for each environment; the server's own setting if empty.",
+            name: SDK_WORKERS,
+            kind: OptionKind::Integer,
+            description: "How many SDK workers to start for each environment. Not given: --sdk_worker_parallelism \
+                          if that is more than 1, else one for LOOPBACK and the server's own setting for others.",
             default: "",
         },
         PipelineOption {
@@ -59,20 +62,30 @@ impl JobSettings {
                 return Err(format!("--{BUNDLE_SIZE} is default, element, key or unbounded, not {other:?}"));
             }
         };
-        let workers = match options.integer(SDK_WORKER_PARALLELISM)? {
-            None => config.sdk_worker_parallelism,
-            Some(number @ 1..=MAX_PARALLELISM) => usize::try_from(number).unwrap_or(1),
-            // The Java job server's way of saying "you choose".
-            Some(0) => config.sdk_worker_parallelism,
-            Some(other) => {
-                return Err(format!("--{SDK_WORKER_PARALLELISM} is 1 to {MAX_PARALLELISM}, not {other}"));
-            }
-        };
+        let workers = workers(options, config)?;
         let inject = match options.string(INJECT_BUNDLE_FAILURES).unwrap_or("none") {
             "none" => FaultInjection::None,
             "first_attempt" => FaultInjection::FirstAttempts,
-            other => return Err(format!("--{INJECT_BUNDLE_FAILURES} is none or first_attempt, not {other:?}")),
+            other => {
+                return Err(format!("--{INJECT_BUNDLE_FAILURES} is none or first_attempt, not {other:?}"));
+            }
         };
         Ok(Self { grain, policy, workers, inject })
     }
+}
+
+/// Workers for each environment.
+///
+/// The Python client sends `sdk_worker_parallelism` with every job, and 1 if the user said nothing, so 1
+/// does not say anything. LOOPBACK workers are threads of one interpreter: more than one only take turns.
+fn workers(options: &PipelineOptions, config: &NativeConfig) -> Result<usize, String> {
+    let given = |name: &str| match options.integer(name)? {
+        Some(number @ 0..=MAX_PARALLELISM) => Ok(usize::try_from(number).ok().filter(|number| *number > 0)),
+        Some(other) => Err(format!("--{name} is 1 to {MAX_PARALLELISM}, not {other}")),
+        None => Ok(None),
+    };
+    let loopback = options.string(ENVIRONMENT_TYPE) == Some("LOOPBACK");
+    let unsaid = if loopback { 1 } else { config.sdk_worker_parallelism };
+    let parallelism = given(SDK_WORKER_PARALLELISM)?.filter(|number| *number > 1);
+    Ok(given(SDK_WORKERS)?.or(parallelism).unwrap_or(unsaid))
 }
