@@ -6,6 +6,8 @@
 
 mod coders;
 mod descriptor;
+#[cfg(test)]
+pub(crate) mod testing;
 mod text;
 mod windows;
 

@@ -1,0 +1,359 @@
+//! Random plans under random schedules: whatever order bundles end in, however they are cut, split,
+//! repeated or answered late, what arrives at the sinks is what a plain computation gives.
+//!
+//! `SEED=n` runs one case again.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::*;
+use crate::plan::testing::PlanBuilder;
+use crate::plan::{EnvironmentIndex, Stage};
+
+const CASES: u64 = 400;
+const ENVIRONMENTS: usize = 2;
+const GROUPS: u64 = 3;
+/// More elements than this in a collection are left off by everyone, so that cases stay small.
+const MOST_ELEMENTS: usize = 2_000;
+
+/// Elements of a block.
+type Elements = Vec<u64>;
+
+/// xorshift64*: small, and the same everywhere.
+struct Random(u64);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(mix(seed, 0x9E37_79B9_7F4A_7C15) | 1)
+    }
+
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    fn below(&mut self, bound: usize) -> usize {
+        (self.next() >> 16) as usize % bound.max(1)
+    }
+
+    fn one_in(&mut self, n: usize) -> bool {
+        self.below(n) == 0
+    }
+}
+
+fn mix(a: u64, b: u64) -> u64 {
+    let mut x = a.wrapping_mul(0xBF58_476D_1CE4_E5B9) ^ b.rotate_left(31);
+    x = (x ^ (x >> 29)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ (x >> 32)
+}
+
+/// A plan whose ends are GroupByKeys that nobody reads: what they are given is the job's result.
+fn random_plan(random: &mut Random) -> Arc<ExecutionPlan> {
+    let mut builder = PlanBuilder::new();
+    builder.plan.environments = (0..ENVIRONMENTS).map(|n| format!("env{n}")).collect();
+    let mut made = vec![builder.impulse()];
+    for _ in 0..2 + random.below(9) {
+        let input = made[random.below(made.len())];
+        match random.below(8) {
+            0 => made.push(builder.impulse()),
+            1 => made.push(builder.group(input)),
+            2 => {
+                let inputs: Vec<_> = (0..random.below(4)).map(|_| made[random.below(made.len())]).collect();
+                made.push(builder.flatten(&inputs));
+            }
+            3 => made.push(builder.redistribute(input)),
+            _ => {
+                let sides = if random.one_in(3) { 1 + random.below(2) } else { 0 };
+                let sides: Vec<_> = (0..sides).map(|_| made[random.below(made.len())]).collect();
+                let outputs = random.below(3);
+                made.extend(builder.stage(input, &sides, outputs));
+                let stage = builder.last_stage();
+                stage.environment = EnvironmentIndex(random.below(ENVIRONMENTS));
+                stage.restriction_reader = random.one_in(3).then(|| "transform".to_owned());
+            }
+        }
+    }
+    for collection in made {
+        builder.group(collection);
+    }
+    builder.build()
+}
+
+/// What a stage makes of an element for its output number `output`: nothing, an element, or two.
+fn process(node: NodeId, output: usize, element: u64, side: u64) -> Elements {
+    let made = mix(mix(element, side), (node.0 * 7 + output) as u64);
+    (0..made % 3).map(|n| mix(made, n)).collect()
+}
+
+/// What side inputs come to; the order of their elements is nobody's business.
+fn digest(sides: impl Iterator<Item = u64>) -> u64 {
+    sides.fold(0, u64::wrapping_add)
+}
+
+/// One element for each group, of the multiset of its elements.
+fn group(elements: &[u64]) -> Elements {
+    let mut groups: BTreeMap<u64, Elements> = BTreeMap::new();
+    elements.iter().for_each(|element| groups.entry(element % GROUPS).or_default().push(*element));
+    groups
+        .into_values()
+        .map(|mut group| {
+            group.sort();
+            group.into_iter().fold(1, mix)
+        })
+        .collect()
+}
+
+/// The elements of every collection, or `None` if they become too many.
+fn compute(plan: &ExecutionPlan) -> Option<Vec<Elements>> {
+    let mut all = vec![Elements::new(); plan.collections.len()];
+    for (index, node) in plan.nodes.iter().enumerate() {
+        match node {
+            Node::Impulse { output } => all[output.0] = vec![0],
+            Node::Flatten { inputs, output } => {
+                all[output.0] = inputs.iter().flat_map(|input| all[input.0].clone()).collect()
+            }
+            Node::Redistribute { input, output } => all[output.0] = all[input.0].clone(),
+            Node::GroupByKey { input, output, .. } => all[output.0] = group(&all[input.0]),
+            Node::Stage(stage) => {
+                let side = digest(stage.side_inputs.iter().flat_map(|side| all[side.collection.0].clone()));
+                for (n, output) in outputs(stage) {
+                    let elements = all[stage.input.0].iter();
+                    all[output.0] = elements.flat_map(|e| process(NodeId(index), n, *e, side)).collect();
+                }
+            }
+        }
+    }
+    all.iter().all(|elements| elements.len() <= MOST_ELEMENTS).then_some(all)
+}
+
+fn outputs(stage: &Stage) -> impl Iterator<Item = (usize, CollectionId)> {
+    (0..stage.sinks.len()).map(|n| (n, stage.sinks[&format!("sink{n}")]))
+}
+
+/// What the engine has asked for and not been answered.
+enum Open {
+    Run { node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<Elements>> },
+    Groups { node: NodeId, rest: Elements },
+    SideInput(CollectionId),
+    Wake(WakeId),
+}
+
+/// The world around the engine.
+struct World {
+    plan: Arc<ExecutionPlan>,
+    random: Random,
+    slots: Vec<usize>,
+    open: Vec<Open>,
+    /// Replies given before, to be given again.
+    old: Vec<(BundleId, Attempt, Option<CollectionId>)>,
+    running: BTreeMap<BundleId, usize>,
+    committed: HashSet<BundleId>,
+    grouped: BTreeMap<NodeId, Elements>,
+    sealed: BTreeSet<NodeId>,
+    side: BTreeMap<CollectionId, Elements>,
+    side_ready: BTreeSet<CollectionId>,
+    outcome: Option<Outcome>,
+}
+
+fn block(elements: Elements) -> Block<Elements> {
+    Block { bytes: 8 * elements.len() as u64, data: elements }
+}
+
+impl World {
+    fn carry_out(&mut self, actions: Vec<EngineAction<Elements>>) {
+        for action in actions {
+            assert!(self.outcome.is_none(), "{action:?} after the end");
+            match action {
+                EngineAction::Run { node, bundle, attempt, blocks } => {
+                    self.run(node, bundle, attempt, blocks)
+                }
+                EngineAction::Commit { bundle, .. } => {
+                    assert!(self.committed.insert(bundle), "{bundle:?} is committed twice");
+                    self.running.remove(&bundle);
+                }
+                EngineAction::Group { node, blocks } => {
+                    assert!(!self.sealed.contains(&node), "elements for a sealed GroupByKey");
+                    self.grouped.entry(node).or_default().extend(blocks.into_iter().flat_map(|b| b.data));
+                }
+                EngineAction::Seal { node } => {
+                    assert!(self.sealed.insert(node), "sealed twice");
+                    let rest = group(self.grouped.get(&node).map_or(&[], Vec::as_slice));
+                    self.open.push(Open::Groups { node, rest });
+                }
+                EngineAction::AddToSideInput { collection, blocks } => {
+                    self.side.entry(collection).or_default().extend(blocks.into_iter().flat_map(|b| b.data));
+                }
+                EngineAction::SealSideInput { collection } => self.open.push(Open::SideInput(collection)),
+                EngineAction::Wake { wake, .. } => self.open.push(Open::Wake(wake)),
+                EngineAction::End(outcome) => self.outcome = Some(outcome),
+            }
+        }
+    }
+
+    fn run(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<Elements>>) {
+        let Node::Stage(stage) = &self.plan.nodes[node.0] else { panic!("a bundle of no stage") };
+        assert!(!blocks.is_empty(), "an empty bundle");
+        for side in &stage.side_inputs {
+            assert!(self.side_ready.contains(&side.collection), "a side input is not ready");
+        }
+        let environment = stage.environment.0;
+        self.running.insert(bundle, environment);
+        let busy = self.running.values().filter(|other| **other == environment).count();
+        assert!(busy <= self.slots[environment], "{busy} bundles in {} slots", self.slots[environment]);
+        self.open.push(Open::Run { node, bundle, attempt, blocks });
+    }
+
+    /// Something that the engine waits for, or a reply it has had before.
+    fn next_event(&mut self) -> EngineEvent<Elements> {
+        if !self.old.is_empty() && self.random.one_in(4) {
+            return self.old_reply();
+        }
+        assert!(!self.open.is_empty(), "nothing is under way, and the job has not ended");
+        let chosen = self.random.below(self.open.len());
+        match self.open.swap_remove(chosen) {
+            Open::Run { node, bundle, attempt, blocks } => self.reply(node, bundle, attempt, blocks),
+            Open::Groups { node, mut rest } => {
+                let some = rest.split_off(rest.len() - self.random.below(rest.len() + 1));
+                let last = rest.is_empty() && self.random.one_in(2);
+                if !last {
+                    self.open.push(Open::Groups { node, rest });
+                }
+                EngineEvent::Grouped { node, blocks: self.blocks(some), last }
+            }
+            Open::SideInput(collection) => {
+                self.side_ready.insert(collection);
+                EngineEvent::SideInputReady { collection }
+            }
+            Open::Wake(wake) => EngineEvent::Woken { wake },
+        }
+    }
+
+    fn old_reply(&mut self) -> EngineEvent<Elements> {
+        let (bundle, attempt, output) = self.old[self.random.below(self.old.len())];
+        if self.random.one_in(2) {
+            return EngineEvent::BundleFailed { bundle, attempt, fault: Fault::user("late").fatal() };
+        }
+        let outputs = output.map(|output| (output, vec![block(vec![13])])).into_iter().collect();
+        EngineEvent::BundleSucceeded {
+            bundle,
+            attempt,
+            outputs,
+            residuals: vec![(block(vec![13]), Duration::ZERO)],
+        }
+    }
+
+    /// Elements in blocks, cut at random.
+    fn blocks(&mut self, mut elements: Elements) -> Vec<Block<Elements>> {
+        let mut blocks = Vec::new();
+        while !elements.is_empty() {
+            let keep = self.random.below(elements.len());
+            blocks.push(block(elements.split_off(keep)));
+        }
+        blocks
+    }
+
+    fn reply(
+        &mut self,
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        blocks: Vec<Block<Elements>>,
+    ) -> EngineEvent<Elements> {
+        let plan = self.plan.clone();
+        let Node::Stage(stage) = &plan.nodes[node.0] else { panic!("a bundle of no stage") };
+        self.old.push((bundle, attempt, outputs(stage).next().map(|(_, output)| output)));
+        if attempt.0 < MAX_ATTEMPTS && self.random.one_in(4) {
+            return EngineEvent::BundleFailed { bundle, attempt, fault: Fault::environment("on purpose") };
+        }
+        let mut input: Elements = blocks.into_iter().flat_map(|block| block.data).collect();
+        let mut residuals = Vec::new();
+        if stage.restriction_reader.is_some() && self.random.one_in(2) {
+            let left = input.split_off(self.random.below(input.len() + 1));
+            for block in self.blocks(left) {
+                residuals.push((block, Duration::from_secs(self.random.below(2) as u64)));
+            }
+        }
+        let side = stage.side_inputs.iter().flat_map(|side| self.side.get(&side.collection).cloned());
+        let side = digest(side.flatten());
+        let made = outputs(stage).map(|(n, output)| {
+            let elements = input.iter().flat_map(|element| process(node, n, *element, side));
+            (output, elements.collect::<Elements>())
+        });
+        let made: Vec<_> = made.collect();
+        let outputs = made.into_iter().map(|(output, elements)| (output, self.blocks(elements))).collect();
+        EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals }
+    }
+}
+
+fn random_policy(random: &mut Random) -> BundlePolicy {
+    match random.below(4) {
+        0 => BundlePolicy::EachBlock,
+        1 => BundlePolicy::Whole,
+        2 => BundlePolicy::Bytes(random.below(64) as u64),
+        _ => BundlePolicy::DEFAULT,
+    }
+}
+
+/// Returns how many bundles were committed.
+fn simulate(seed: u64) -> usize {
+    let mut random = Random::new(seed);
+    let (plan, expected) = loop {
+        let plan = random_plan(&mut random);
+        if let Some(expected) = compute(&plan) {
+            break (plan, expected);
+        }
+    };
+    let slots: Vec<_> = (0..ENVIRONMENTS).map(|_| 1 + random.below(3)).collect();
+    let mut engine = Engine::new(plan.clone(), slots.clone(), random_policy(&mut random));
+    let mut world = World {
+        plan: plan.clone(),
+        random,
+        slots,
+        open: Vec::new(),
+        old: Vec::new(),
+        running: BTreeMap::new(),
+        committed: HashSet::new(),
+        grouped: BTreeMap::new(),
+        sealed: BTreeSet::new(),
+        side: BTreeMap::new(),
+        side_ready: BTreeSet::new(),
+        outcome: None,
+    };
+    world.carry_out(engine.step(EngineEvent::Started { impulse: block(vec![0]) }));
+    while world.outcome.is_none() {
+        let event = world.next_event();
+        world.carry_out(engine.step(event));
+    }
+    assert!(matches!(world.outcome, Some(Outcome::Done)), "{:?}", world.outcome);
+    assert_eq!(engine.bundles_in_flight(), 0);
+    for (index, node) in plan.nodes.iter().enumerate() {
+        if let Node::GroupByKey { input, .. } = node {
+            let mut arrived = world.grouped.remove(&NodeId(index)).unwrap_or_default();
+            let mut wanted = expected[input.0].clone();
+            arrived.sort();
+            wanted.sort();
+            assert_eq!(arrived, wanted, "elements of {}", plan.collections[input.0].id);
+        }
+    }
+    world.committed.len()
+}
+
+#[test]
+fn results_do_not_depend_on_the_schedule() {
+    let seeds = match std::env::var("SEED") {
+        Ok(seed) => seed.parse::<u64>().map(|seed| seed..seed + 1).expect("SEED is a number"),
+        Err(_) => 0..CASES,
+    };
+    let mut bundles = 0;
+    for seed in seeds {
+        bundles += catch_unwind(AssertUnwindSafe(|| simulate(seed))).unwrap_or_else(|panic| {
+            eprintln!("SEED={seed}");
+            resume_unwind(panic)
+        });
+    }
+    assert!(bundles > 0, "no bundle has run");
+}
