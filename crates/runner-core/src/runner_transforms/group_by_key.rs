@@ -105,7 +105,7 @@ impl GroupByKey {
         merged: HashMap<Vec<Window>, Merged>,
     ) -> impl Iterator<Item = Result<Bytes, Fault>> {
         let Self { grouping, name, keys } = self;
-        Blocks { keys: keys.into_iter(), grouping, name, grain, merged, done: false }
+        Blocks { keys: keys.into_iter(), open: None, grouping, name, grain, merged, done: false }
     }
 }
 
@@ -180,6 +180,8 @@ impl OutputTime {
 /// Writes groups out, a block at a time.
 struct Blocks {
     keys: indexmap::map::IntoIter<Box<[u8]>, KeyGroups>,
+    /// The key whose groups are being written, and those left of them.
+    open: Option<(Box<[u8]>, std::vec::IntoIter<(Window, Group)>)>,
     grouping: Grouping,
     name: String,
     grain: Grain,
@@ -187,33 +189,39 @@ struct Blocks {
     done: bool,
 }
 
+impl Blocks {
+    /// Appends the next group, and says whether there was one.
+    fn write_next(&mut self, block: &mut Vec<u8>) -> Result<bool, CoderError> {
+        loop {
+            if let Some((key, groups)) = &mut self.open
+                && let Some((window, group)) = groups.next()
+            {
+                write_group(block, &self.grouping, key, &window, &group)?;
+                return Ok(true);
+            }
+            let Some((key, groups)) = self.keys.next() else { return Ok(false) };
+            let groups = merge(&self.grouping, &self.merged, groups)?;
+            self.open = Some((key, groups.into_iter()));
+        }
+    }
+}
+
 impl Iterator for Blocks {
     type Item = Result<Bytes, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.done {
-            return None;
-        }
         let mut block = Vec::new();
-        for (key, groups) in self.keys.by_ref() {
-            let groups = match merge(&self.grouping, &self.merged, groups) {
-                Ok(groups) => groups,
+        while !self.done {
+            match self.write_next(&mut block) {
+                Ok(true) if block.len() >= BLOCK_BYTES || self.grain == Grain::Element => break,
+                Ok(true) => {}
+                Ok(false) => self.done = true,
                 Err(error) => {
                     self.done = true;
                     return Some(Err(malformed(&self.name, error)));
                 }
-            };
-            for (window, group) in groups {
-                if let Err(error) = write_group(&mut block, &self.grouping, &key, &window, &group) {
-                    self.done = true;
-                    return Some(Err(malformed(&self.name, error)));
-                }
-            }
-            if block.len() >= BLOCK_BYTES || self.grain == Grain::Element {
-                return Some(Ok(block.into()));
             }
         }
-        self.done = true;
         (!block.is_empty()).then(|| Ok(block.into()))
     }
 }

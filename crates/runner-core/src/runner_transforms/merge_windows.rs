@@ -103,8 +103,7 @@ fn read_one<'a>(
     let (_unmerged, after) = windows(rest, window_coder)?;
     let (count, mut rest) = count(after)?;
     for _ in 0..count {
-        let len = window_coder.skip(rest)?;
-        let (result, after) = rest.split_at(len);
+        let (result, after) = rest.split_at(window_coder.skip(rest)?);
         let (parts, after) = windows(after, window_coder)?;
         for part in parts {
             of_set.insert(part, result.into());
@@ -119,6 +118,13 @@ fn windows<'a>(encoded: &'a [u8], coder: &Coder) -> Result<(Vec<Window>, &'a [u8
     let mut windows = Vec::new();
     for _ in 0..count {
         let (window, after) = rest.split_at(coder.skip(rest)?);
+        // Windows of no bytes would let four bytes stand for 2^31 of them.
+        if window.is_empty() && count > 1 {
+            return Err(CoderError::Malformed {
+                what: "merged windows",
+                reason: "there are many of the same",
+            });
+        }
         windows.push(window.into());
         rest = after;
     }

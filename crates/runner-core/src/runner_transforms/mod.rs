@@ -8,6 +8,9 @@ pub mod group_by_key;
 pub mod merge_windows;
 pub mod side_input;
 
+#[cfg(test)]
+mod tests;
+
 use beam_model::coders::CoderError;
 
 use crate::fault::Fault;

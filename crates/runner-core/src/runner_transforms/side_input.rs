@@ -21,8 +21,10 @@ pub struct SideInputBuilder {
     element: std::sync::Arc<Coder>,
     window: std::sync::Arc<Coder>,
     iterable: Option<HashMap<Box<[u8]>, Pages>>,
-    multimap: Option<HashMap<Box<[u8]>, IndexMap<Box<[u8]>, KeyValues>>>,
+    multimap: Option<HashMap<Box<[u8]>, KeyValuesByKey>>,
 }
+
+type KeyValuesByKey = IndexMap<Box<[u8]>, KeyValues>;
 
 /// A side input with all its elements.
 pub struct SideInput {
@@ -129,7 +131,7 @@ impl SideInputBuilder {
 }
 
 impl Multimap {
-    fn new(map: IndexMap<Box<[u8]>, KeyValues>) -> Self {
+    fn new(map: KeyValuesByKey) -> Self {
         let (mut keys, mut entries, mut values) = (Pages::default(), Pages::default(), HashMap::new());
         for (key, of_key) in map {
             keys.add(&key);
@@ -196,7 +198,7 @@ fn entry<'a, V: Default>(map: &'a mut HashMap<Box<[u8]>, V>, key: &[u8]) -> &'a 
     map.entry(key.into()).or_default()
 }
 
-fn indexed_entry<'a>(map: &'a mut IndexMap<Box<[u8]>, KeyValues>, key: &[u8]) -> &'a mut KeyValues {
+fn indexed_entry<'a>(map: &'a mut KeyValuesByKey, key: &[u8]) -> &'a mut KeyValues {
     let index = match map.get_index_of(key) {
         Some(index) => index,
         None => map.insert_full(key.into(), KeyValues::default()).0,

@@ -1,0 +1,105 @@
+//! Blocks that no SDK should write: each is a fault of the worker's, and none a panic.
+
+use std::collections::HashMap;
+
+use beam_model::coders::Coder;
+use bytes::Bytes;
+use proptest::prelude::*;
+
+use super::{element, interval};
+use crate::fault::{Blame, Fault};
+use crate::plan::testing::grouping;
+use crate::plan::{AccessPattern, Collection, Grain, Grouping, Merging};
+use crate::runner_transforms::elements;
+use crate::runner_transforms::group_by_key::GroupByKey;
+use crate::runner_transforms::side_input::SideInputBuilder;
+
+fn collection() -> Collection {
+    Collection {
+        id: "side".to_owned(),
+        element_coder: Coder::Kv(Box::new(Coder::Bytes), Box::new(Coder::VarInt)).into(),
+        window_coder: Coder::IntervalWindow.into(),
+        grain: Grain::Element,
+        side_input_patterns: vec![AccessPattern::Iterable, AccessPattern::Multimap],
+    }
+}
+
+/// Groups, reads as a side input and cuts a block; says what came of each.
+fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
+    let grouping = Grouping { merging: Merging::Sessions, ..grouping(Coder::IntervalWindow) };
+    let mut groups = GroupByKey::new(grouping, "Group".to_owned());
+    let grouped = groups.add(block).and_then(|()| {
+        groups.into_groups(Grain::Block, HashMap::new()).try_for_each(|block| block.map(drop))
+    });
+    let mut side = SideInputBuilder::new(&collection());
+    let asked = side.add(block).map(|()| drop(side.finish()));
+    let cut = elements::cut(&collection(), vec![block.clone()]).map(|elements| {
+        assert_eq!(elements.concat(), block.to_vec(), "cutting loses nothing");
+    });
+    [grouped, asked, cut]
+}
+
+fn is_the_workers(results: [Result<(), Fault>; 3]) {
+    for fault in results.into_iter().filter_map(Result::err) {
+        assert_eq!(fault.blame, Blame::Environment, "{fault}");
+    }
+}
+
+fn sound() -> Vec<u8> {
+    [element(5, &[interval(0, 10), interval(5, 15)], "key", 300), element(7, &[interval(7, 9)], "", 1)]
+        .concat()
+}
+
+#[test]
+fn a_sound_block_is_none() {
+    assert!(digest(&sound().into()).iter().all(Result::is_ok));
+}
+
+#[test]
+fn every_block_cut_short() {
+    let whole = sound();
+    let boundary = element(5, &[interval(0, 10), interval(5, 15)], "key", 300).len();
+    for len in (1..whole.len()).filter(|len| *len != boundary) {
+        let results = digest(&Bytes::copy_from_slice(&whole[..len]));
+        assert!(results.iter().all(Result::is_err), "cut at {len}");
+        is_the_workers(results);
+    }
+}
+
+/// A window that ends before it starts.
+#[test]
+fn windows_that_are_none_do_not_merge() {
+    let mut window = interval(0, 10);
+    window.truncate(8);
+    window.extend([0xFF; 9]);
+    window.push(1);
+    let [grouped, ..] = digest(&element(5, &[window], "key", 1).into());
+    assert!(grouped.unwrap_err().message.contains("Group"));
+}
+
+#[test]
+fn a_huge_count_of_windows_costs_nothing() {
+    for window_coder in [Coder::GlobalWindow, Coder::IntervalWindow] {
+        let mut block = element(5, &[], "key", 1);
+        block[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
+        let mut groups = GroupByKey::new(grouping(window_coder), "Group".to_owned());
+        assert_eq!(groups.add(&block.into()).unwrap_err().blame, Blame::Environment);
+    }
+}
+
+proptest! {
+    #[test]
+    fn random_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        is_the_workers(digest(&bytes.into()));
+    }
+
+    #[test]
+    fn a_sound_block_with_bytes_changed(changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut block = sound();
+        for (index, byte) in changes {
+            let at = index.index(block.len());
+            block[at] = byte;
+        }
+        is_the_workers(digest(&block.into()));
+    }
+}
