@@ -16,9 +16,11 @@ use crate::ports::{
 };
 use crate::runner_transforms::elements;
 
+type Blocks = Vec<Block<Bytes>>;
+
 /// What a successful attempt brings.
 pub(super) struct Done {
-    pub(super) outputs: Vec<(CollectionId, Vec<Block<Bytes>>)>,
+    pub(super) outputs: Vec<(CollectionId, Blocks)>,
     pub(super) residuals: Vec<(Block<Bytes>, Duration)>,
     pub(super) result: BundleResult,
 }
@@ -119,11 +121,7 @@ impl OutputReceiver for Outputs {
 
 impl Outputs {
     /// By collection, cut as the plan wants it.
-    fn sort(
-        &self,
-        plan: &ExecutionPlan,
-        stage: &Stage,
-    ) -> Result<Vec<(CollectionId, Vec<Block<Bytes>>)>, Fault> {
+    fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Blocks)>, Fault> {
         let sinks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
         let mut outputs = Vec::new();
         for (sink, blocks) in sinks {

@@ -19,10 +19,11 @@ use std::time::Duration;
 use beam_model::pipeline::MonitoringInfo;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, Block, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
+use crate::fault::Fault;
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
 use crate::ports::{BundleResult, Finalizer, JobBundleFactory, StageBundleFactory};
@@ -81,12 +82,20 @@ pub async fn run(execution: Execution) -> Outcome {
     let (reports, inbox) = mpsc::channel(EVENT_QUEUE);
     let plan = execution.plan.clone();
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
-    let engine = Engine::new(plan, slots, execution.policy);
+    let engine = Engine::new(plan.clone(), slots, execution.policy);
+    // All stages are named before the first worker starts, so that it can be told of all at once.
+    let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
+        Node::Stage(stage) => Some((NodeId(index), execution.workers.stage(stage.spec.clone()))),
+        Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {
+            None
+        }
+    });
+    let stages = stages.collect();
     let job = Job {
         collectors: Collectors::new(reports.clone()),
         engine,
         reports,
-        stages: BTreeMap::new(),
+        stages,
         side_inputs: HashMap::new(),
         uncommitted: HashMap::new(),
         tasks: JoinSet::new(),
@@ -96,6 +105,8 @@ pub async fn run(execution: Execution) -> Outcome {
     job.run(inbox).await
 }
 
+type Uncommitted = (Vec<MonitoringInfo>, Option<Box<dyn Finalizer>>);
+
 struct Job {
     execution: Execution,
     engine: Engine<Bytes>,
@@ -104,7 +115,7 @@ struct Job {
     side_inputs: HashMap<CollectionId, Arc<SideInput>>,
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
-    uncommitted: HashMap<(BundleId, Attempt), (Vec<MonitoringInfo>, Option<Box<dyn Finalizer>>)>,
+    uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
@@ -125,9 +136,9 @@ impl Job {
             }
             next = tokio::select! {
                 report = inbox.recv() => report.map(|report| self.receive(report)),
+                Some(ended) = self.tasks.join_next() => broken_off(ended),
                 _ = cancelled(&mut cancel) => Some(EngineEvent::CancelRequested),
             };
-            while self.tasks.try_join_next().is_some() {}
         }
     }
 
@@ -196,8 +207,7 @@ impl Job {
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<Bytes>>) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
-        let workers = &self.execution.workers;
-        let factory = self.stages.entry(node).or_insert_with(|| workers.stage(stage.spec.clone())).clone();
+        let Some(factory) = self.stages.get(&node).cloned() else { return };
         let state = state::SideInputs::new(stage, &self.side_inputs);
         let run = attempt::Run {
             plan: plan.clone(),
@@ -236,6 +246,13 @@ impl Job {
             tracing::warn!("finalization callbacks did not end in {FINALIZATION_LIMIT:?}; they are given up");
         }
     }
+}
+
+/// A task that panicked reports nothing, and the job would wait for it for ever.
+fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
+    let error = ended.err().filter(JoinError::is_panic)?;
+    let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
+    Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
 fn block(data: Bytes) -> Block<Bytes> {
