@@ -177,11 +177,13 @@ impl OutputTime {
     }
 }
 
+type Groups = std::vec::IntoIter<(Window, Group)>;
+
 /// Writes groups out, a block at a time.
 struct Blocks {
     keys: indexmap::map::IntoIter<Box<[u8]>, KeyGroups>,
     /// The key whose groups are being written, and those left of them.
-    open: Option<(Box<[u8]>, std::vec::IntoIter<(Window, Group)>)>,
+    open: Option<(Box<[u8]>, Groups)>,
     grouping: Grouping,
     name: String,
     grain: Grain,
