@@ -37,6 +37,12 @@ impl JobContext {
         self.stages.read().unwrap_or_else(PoisonError::into_inner).get(descriptor_id).cloned()
     }
 
+    /// The stages, known so far, of an environment.
+    pub(crate) fn stages_of(&self, environment_id: &str) -> Vec<Arc<StageSpec>> {
+        let stages = self.stages.read().unwrap_or_else(PoisonError::into_inner);
+        stages.values().filter(|stage| stage.environment_id == environment_id).cloned().collect()
+    }
+
     /// Ends every worker of the job and waits until they have ended or were killed.
     pub(crate) async fn close_workers(&self) {
         self.closing.cancel();

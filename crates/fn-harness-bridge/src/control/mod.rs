@@ -7,7 +7,11 @@ use std::sync::Arc;
 use beam_model::fn_execution::beam_fn_control_server::BeamFnControl;
 use beam_model::fn_execution::{
     GetProcessBundleDescriptorRequest, InstructionRequest, InstructionResponse, ProcessBundleDescriptor,
+    RegisterRequest, instruction_request,
 };
+use beam_model::pipeline::ApiServiceDescriptor;
+use prost::Message;
+use runner_core::ports::StageSpec;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::BridgeError;
@@ -52,6 +56,26 @@ impl BeamFnControl for ControlService {
         let stage = stage.ok_or_else(|| BridgeError::UnknownDescriptor { job: worker.job.id.clone(), id })?;
         Ok(Response::new(descriptor::with_endpoints(&stage, &self.shared.endpoint.descriptor())?))
     }
+}
+
+/// Descriptors of more bytes than this are left to be asked for one by one.
+const REGISTERED_BYTES: usize = 1 << 20;
+
+/// Tells a worker of the stages it may get, before it asks: that saves it a call for each. `None`: there
+/// are none, or so many that most would be sent in vain. The protocol calls this way deprecated, but every
+/// SDK takes it, or ignores it and asks.
+pub(crate) fn register(
+    stages: &[Arc<StageSpec>],
+    endpoint: &ApiServiceDescriptor,
+) -> Option<InstructionRequest> {
+    let descriptors = stages.iter().map(|stage| descriptor::with_endpoints(stage, endpoint).ok());
+    let process_bundle_descriptor: Vec<_> = descriptors.collect::<Option<_>>()?;
+    let request = RegisterRequest { process_bundle_descriptor };
+    let fits = !stages.is_empty() && request.encoded_len() <= REGISTERED_BYTES;
+    fits.then(|| InstructionRequest {
+        instruction_id: "register".to_owned(),
+        request: Some(instruction_request::Request::Register(request)),
+    })
 }
 
 /// Hands out a worker's answers for as long as its control stream lasts. Its end is the worker's.

@@ -26,7 +26,7 @@ const MAX_NESTING: usize = 8;
 
 /// An environment, read once.
 pub(crate) struct EnvironmentSpec {
-    id: String,
+    pub(crate) id: String,
     urn: String,
     /// What workers are to fetch before they begin.
     pub(crate) dependencies: Vec<ArtifactInformation>,

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 
 use super::WorkerSession;
 use crate::bundle::JobContext;
+use crate::control::register;
 use crate::environment::{EnvironmentSpec, Running};
 use crate::server::Shared;
 
@@ -124,6 +125,11 @@ impl EnvironmentWorkers {
         let id = format!("{}-{number}", self.id_prefix);
         let worker = Arc::new(WorkerSession::new(id, self.job.clone(), self.environment.clone()));
         self.shared.registry.add_worker(worker.clone());
+        let stages = self.job.stages_of(&self.environment.id);
+        if let Some(request) = register(&stages, &self.shared.endpoint.descriptor()) {
+            // Waits in the outbox until the worker connects.
+            worker.control.send(request).await.ok();
+        }
         let timeout = self.shared.config.worker_connect_timeout;
         let deadline = Instant::now() + timeout;
         let launched = tokio::select! {
