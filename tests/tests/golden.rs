@@ -2,6 +2,8 @@
 //!
 //! `UPDATE=1` writes the text anew; `tests/golden/make_pipelines.py` writes the pipelines.
 
+#![allow(clippy::unwrap_used, clippy::panic)]
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
