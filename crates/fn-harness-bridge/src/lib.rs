@@ -28,4 +28,5 @@ mod provision;
 mod worker_status;
 
 pub use error::BridgeError;
+pub use environment::check_environment;
 pub use server::{BridgeConfig, FnHarnessBridge, JobWorkers};

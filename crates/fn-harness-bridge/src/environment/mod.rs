@@ -33,6 +33,17 @@ pub(crate) struct EnvironmentSpec {
     launcher: Launcher,
 }
 
+/// Whether workers can be started in an environment.
+///
+/// Errors: why not, and what to use instead.
+pub fn check_environment(id: &str, environment: &Environment) -> Result<(), String> {
+    let spec = EnvironmentSpec::read(id, environment);
+    match &spec.launcher {
+        Launcher::External(_) | Launcher::Process(_) => Ok(()),
+        Launcher::Unsupported(why) => Err(format!("{spec} {why}")),
+    }
+}
+
 /// How a worker is started.
 enum Launcher {
     External(WorkerPool),

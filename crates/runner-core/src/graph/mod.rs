@@ -14,8 +14,8 @@ mod validate;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use beam_model::pipeline::{Coder, Components, PCollection, PTransform, Pipeline, WindowingStrategy};
-use petgraph::algo::toposort;
-use petgraph::graph::DiGraph;
+use petgraph::algo::{tarjan_scc, toposort};
+use petgraph::graph::{DiGraph, NodeIndex};
 
 pub use primitive::{PrimitiveKind, kind_of, main_input, pardo_payload, side_inputs};
 pub use supported::unsupported;
@@ -49,8 +49,8 @@ impl QueryablePipeline {
         let primitives = validate::check(pipeline, &components, &mut refusal);
         refusal.clone().into_result()?;
         let mut graph = Self { components, primitives, worker_flattens: BTreeSet::new() };
-        if let Err(cycle) = graph.sort() {
-            refusal.invalid(cycle, "the PCollections form a cycle through this transform");
+        for name in graph.sort().err().unwrap_or_default() {
+            refusal.invalid(name, "is on a cycle: it needs, over other transforms, what it makes itself");
         }
         refusal.into_result()?;
         Ok(graph)
@@ -83,8 +83,8 @@ impl QueryablePipeline {
     }
 
     /// Orders the primitives topologically, keeping the given order where the graph leaves a choice.
-    /// The error is the name of a transform on a cycle.
-    pub fn sort(&mut self) -> Result<(), String> {
+    /// The error is the names of all transforms on cycles.
+    pub fn sort(&mut self) -> Result<(), Vec<String>> {
         let mut graph = DiGraph::<&str, ()>::new();
         // petgraph's order follows the node order from the last to the first.
         let nodes: Vec<_> = self.primitives.iter().rev().map(|id| graph.add_node(id)).collect();
@@ -105,7 +105,13 @@ impl QueryablePipeline {
                 self.primitives = order.into_iter().map(|node| graph[node].to_owned()).collect();
                 Ok(())
             }
-            Err(cycle) => Err(self.name(graph[cycle.node_id()])),
+            Err(_) => {
+                let is_cycle =
+                    |nodes: &&Vec<NodeIndex>| nodes.len() > 1 || graph.contains_edge(nodes[0], nodes[0]);
+                let cycles = tarjan_scc(&graph);
+                let on_cycle = cycles.iter().filter(is_cycle).flatten();
+                Err(on_cycle.map(|node| self.name(graph[*node])).collect())
+            }
         }
     }
 

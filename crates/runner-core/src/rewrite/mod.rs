@@ -24,5 +24,5 @@ pub fn rewrite(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
 }
 
 fn sort(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
-    pipeline.sort().map_err(|name| Fault::runner(format!("rewriting made a cycle through {name}")))
+    pipeline.sort().map_err(|names| Fault::runner(format!("rewriting made a cycle of {}", names.join(", "))))
 }
