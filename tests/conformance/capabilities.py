@@ -32,6 +32,13 @@ NEEDS = collections.OrderedDict([
     ('unbounded', lambda f: f == 'unbounded'),
 ])
 
+# Not owed: what the test asserts cannot hold on this way of submitting.
+BY_DESIGN = {
+    ('portable-unoptimized', 'test_pack_combiners'):
+        'looks for counters of the step that the client\'s combiner packing makes, and this way of '
+        'submitting turns that off',
+}
+
 Row = collections.namedtuple('Row', 'outcome seconds jobs message')
 
 
@@ -90,13 +97,14 @@ class Report:
     found = []
     for way, rows in self.mine.items():
       for test, row in sorted(rows.items()):
-        excused = row.outcome == 'refused' and needs_of(self.features[test])
+        excused = (way, test) in BY_DESIGN or (
+            row.outcome == 'refused' and needs_of(self.features[test]))
         if row.outcome not in ('pass', 'skip', 'xfail', 'xpass') and not excused:
           found.append((way, test, row.outcome, row.message))
     return found
 
   def summary(self):
-    yield '| submitted as | Beamline passes | refused | not run by the engine, or wrong | ' + (
+    yield '| submitted as | Beamline passes | refused | owed | ' + (
         ' | '.join(PEERS.values()) + ' |')
     yield '|---|--:|--:|--:|' + '--:|' * len(PEERS)
     owed = collections.Counter(way for way, *_ in self.owed())
@@ -144,9 +152,13 @@ class Report:
         'does it (batch), with `--streaming`, with the client\'s optimizer off '
         '(`pre_optimize=none`), and with all of it but fusion (`all_except_fusion`). A test is '
         '*refused* if Prepare names what Beamline cannot run yet; *needs* says what the test asks '
-        'for beyond bounded pipelines. The peers\' columns are from runs of the same suite.')
+        'for beyond bounded pipelines; *owed* counts the failures that have no such excuse. The peers\' columns are from runs of the same suite.')
     yield ''
     yield from self.summary()
+    for (way, test), reason in BY_DESIGN.items():
+      if test in self.mine[way] and self.mine[way][test].outcome != 'pass':
+        yield ''
+        yield '`%s` cannot pass as `%s`: it %s.' % (test, way, reason)
     yield ''
     yield '## Test by test'
     yield ''

@@ -1,6 +1,7 @@
 """What goes wrong is told to whoever can mend it, at once, and the server lives on."""
 
 import hashlib
+import os
 import socket
 import threading
 import time
@@ -14,6 +15,7 @@ from apache_beam.portability.api import beam_artifact_api_pb2_grpc as artifacts_
 from apache_beam.portability.api import beam_fn_api_pb2 as fn
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.portability.api import beam_runner_api_pb2 as api
+from apache_beam.runners.worker import worker_pool_main
 
 import cases  # pylint: disable=unused-import
 import fake_worker
@@ -92,21 +94,22 @@ def test_an_exception_in_a_later_stage(endpoint):
     harness.run_pipeline(pipeline)
 
 
-class _Unpicklable:
+class _LoadsHereOnly:
+  """Can be loaded in the process that made it, and in no other."""
   def __getstate__(self):
-    return 'state'
+    return os.getpid()
 
-  def __setstate__(self, state):
-    raise ImportError('no module named the-one-i-forgot')
+  def __setstate__(self, home):
+    if os.getpid() != home:
+      raise ImportError('no module named the-one-i-forgot')
 
 
-def test_a_function_that_cannot_be_loaded(endpoint):
-  thing = _Unpicklable()
-  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint)))
+def test_a_function_that_cannot_be_loaded(endpoint, process):
+  thing = _LoadsHereOnly()
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint, process)))
   pipeline | beam.Create([1]) | 'Bad' >> beam.Map(lambda x: thing)  # pylint: disable=expression-not-assigned
-  with pytest.raises(Exception) as raised:
+  with pytest.raises(RuntimeError, match='the-one-i-forgot'):
     harness.run_pipeline(pipeline)
-  assert 'the-one-i-forgot' in str(raised.value)
 
 
 # --- Pipelines that are not what they should be
@@ -436,25 +439,31 @@ _MEETING = {}
 def _meet(x):
   """Returns when all jobs are in here together."""
   with _MEETING['lock']:
-    _MEETING['here'].add(x)
-    if len(_MEETING['here']) == JOBS:
+    _MEETING['here'] += 1
+    if _MEETING['here'] == JOBS:
       _MEETING['all'].set()
-  assert _MEETING['all'].wait(60), 'only %d jobs at once' % len(_MEETING['here'])
+  if not _MEETING['all'].wait(60):
+    raise TimeoutError('only %d jobs at once' % _MEETING['here'])
   return x
 
 
 @pytest.mark.timeout(150)
-def test_fifty_jobs_at_once(endpoint):
+def test_fifty_jobs_at_once(stub):
   """None may wait for another to end: each ends only when all of them are in the same step."""
-  _MEETING.update(lock=threading.Lock(), here=set(), all=threading.Event())
-  results = []
-  for i in range(JOBS):
-    pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint)))
-    harness.check(
-        pipeline | beam.Create([i]) | 'Meet' >> beam.Map(_meet)
-        | beam.Map(lambda x: (x % 3, x)) | beam.GroupByKey()
-        | beam.MapTuple(lambda k, vs: (k, list(vs))), [(i % 3, [i])])
-    results.append(pipeline.run())
-  for result in results:
-    result.wait_until_finish()
-    assert harness.checks_passed(result) == 1
+  _MEETING.update(lock=threading.Lock(), here=0, all=threading.Event())
+  address, pool = worker_pool_main.BeamFnExternalWorkerPoolServicer.start()
+  try:
+    proto = wire.pipeline_proto(
+        lambda p: harness.check(
+            p | beam.Create([1]) | 'Meet' >> beam.Map(_meet) | beam.Map(lambda x: (x, x))
+            | beam.GroupByKey() | beam.MapTuple(lambda k, vs: (k, list(vs))), [(1, [1])]), address)
+    job_ids = [wire.submit(stub, proto) for _ in range(JOBS)]
+    assert len(set(job_ids)) == JOBS
+    for job_id in job_ids:
+      assert wire.states(stub, job_id, 90)[-1] == jobs.JobState.DONE, wire.messages(stub, job_id)
+      metrics = stub.GetJobMetrics(
+          jobs.GetJobMetricsRequest(job_id=job_id), timeout=wire.CALL_SECONDS).metrics.committed
+      checked = [m for m in metrics if m.labels.get('NAME') == harness.CHECKED]
+      assert len(checked) == 1, metrics
+  finally:
+    pool.stop(1)
