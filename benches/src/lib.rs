@@ -1,0 +1,2 @@
+//! Benchmarks: `benches/micro.rs` for parts of the runner (`cargo bench -p beamline-benches`), `run.py` for
+//! whole jobs beside peers (`make bench`).

@@ -26,7 +26,10 @@ fn crates_depend_only_on_those_below() {
     for (name, allowed) in LAYERS {
         for dependency in dependencies(&crates.join(name).join("Cargo.toml")) {
             let ours = known.contains(&dependency);
-            assert!(!ours || allowed.contains(&dependency.as_str()), "{name} must not depend on {dependency}");
+            assert!(
+                !ours || allowed.contains(&dependency.as_str()),
+                "{name} must not depend on {dependency}"
+            );
         }
     }
 }

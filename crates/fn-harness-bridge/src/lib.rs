@@ -27,6 +27,6 @@ mod logging;
 mod provision;
 mod worker_status;
 
-pub use error::BridgeError;
 pub use environment::check_environment;
+pub use error::BridgeError;
 pub use server::{BridgeConfig, FnHarnessBridge, JobWorkers};
