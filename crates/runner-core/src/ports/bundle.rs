@@ -57,6 +57,8 @@ pub struct RemoteBundle {
     /// Unique in the job over all bundles and attempts; becomes part of the instruction id.
     pub instruction: String,
     pub inputs: Vec<BundleInput>,
+    /// Timers that fire in this bundle. Sent after the elements.
+    pub timers: Vec<TimerBlock>,
     pub state: Arc<dyn StateHandler>,
     pub outputs: Arc<dyn OutputReceiver>,
 }
@@ -70,11 +72,26 @@ pub struct BundleInput {
     pub blocks: Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>,
 }
 
+/// Encoded timers of one family (`beam:coder:timer:v1`): fired ones on the way to a worker, set or cleared
+/// ones on the way back.
+#[derive(Clone, Debug)]
+pub struct TimerBlock {
+    /// The ParDo whose timers they are.
+    pub transform_id: String,
+    /// `TimerFamilySpec`'s key in the `ParDoPayload`.
+    pub family_id: String,
+    /// Whole timers, one after another.
+    pub timers: Bytes,
+}
+
 /// Takes the output of a running bundle. All of it is tentative until the bundle is committed.
 pub trait OutputReceiver: Send + Sync {
     /// A block of encoded windowed values that the sink `transform_id` wrote. A block holds whole
     /// elements only. An error ends the bundle.
     fn receive(&self, transform_id: &str, block: Bytes) -> Result<(), Fault>;
+
+    /// Timers that the bundle set or cleared, in the order in which it did. An error ends the bundle.
+    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault>;
 }
 
 /// What a worker answered to `ProcessBundle`, its output aside.
