@@ -19,3 +19,4 @@ pub mod plan;
 pub mod ports;
 pub mod rewrite;
 pub mod runner_transforms;
+pub mod state;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use super::{Block, Engine, EngineAction};
+use super::{Block, Engine, EngineAction, Partition, Timer, TimerChange};
 use crate::backend::Outcome;
 use crate::fault::{Fault, Retry};
 use crate::plan::{CollectionId, Node, NodeId};
@@ -23,6 +23,23 @@ struct Bundle<B> {
     node: NodeId,
     attempt: Attempt,
     blocks: Vec<Block<B>>,
+    timers: Vec<Timer>,
+    /// Keys that no other bundle of the stage may have meanwhile.
+    partitions: Vec<Partition>,
+}
+
+/// What a bundle is made of.
+pub(super) struct Content<B> {
+    pub(super) blocks: Vec<Block<B>>,
+    pub(super) timers: Vec<Timer>,
+    pub(super) partitions: Vec<Partition>,
+}
+
+/// What a bundle has done.
+pub(super) struct Effects<B> {
+    pub(super) outputs: Vec<(CollectionId, Vec<Block<B>>)>,
+    pub(super) residuals: Vec<(Block<B>, Duration)>,
+    pub(super) timers: Vec<TimerChange>,
 }
 
 pub(super) struct Bundles<B> {
@@ -37,10 +54,11 @@ impl<B> Default for Bundles<B> {
 }
 
 impl<B> Bundles<B> {
-    pub(super) fn start(&mut self, node: NodeId, blocks: Vec<Block<B>>) -> (BundleId, Attempt) {
+    pub(super) fn start(&mut self, node: NodeId, content: Content<B>) -> (BundleId, Attempt) {
         let (id, attempt) = (BundleId(self.next), Attempt(1));
         self.next += 1;
-        self.running.insert(id, Bundle { node, attempt, blocks });
+        let Content { blocks, timers, partitions } = content;
+        self.running.insert(id, Bundle { node, attempt, blocks, timers, partitions });
         (id, attempt)
     }
 
@@ -55,19 +73,18 @@ impl<B> Bundles<B> {
 }
 
 impl<B: Clone> Engine<B> {
-    pub(super) fn bundle_succeeded(
-        &mut self,
-        id: BundleId,
-        attempt: Attempt,
-        outputs: Vec<(CollectionId, Vec<Block<B>>)>,
-        residuals: Vec<(Block<B>, Duration)>,
-    ) {
+    pub(super) fn bundle_succeeded(&mut self, id: BundleId, attempt: Attempt, effects: Effects<B>) {
         if self.bundles.current(id, attempt).is_none() {
             return;
         }
         let Some(bundle) = self.bundles.running.remove(&id) else { return };
         self.actions.push(EngineAction::Commit { bundle: id, attempt });
         self.free_slot(bundle.node);
+        let Effects { outputs, residuals, timers } = effects;
+        if let Some(stage) = self.stages.get_mut(&bundle.node) {
+            stage.unlock(&bundle.partitions);
+            stage.change_timers(timers);
+        }
         for (collection, blocks) in outputs {
             self.deliver(collection, blocks);
         }
@@ -94,8 +111,9 @@ impl<B: Clone> Engine<B> {
         };
         if again {
             bundle.attempt = Attempt(attempt.0 + 1);
-            let (node, attempt, blocks) = (bundle.node, bundle.attempt, bundle.blocks.clone());
-            self.actions.push(EngineAction::Run { node, bundle: id, attempt, blocks });
+            let (node, attempt) = (bundle.node, bundle.attempt);
+            let (blocks, timers) = (bundle.blocks.clone(), bundle.timers.clone());
+            self.actions.push(EngineAction::Run { node, bundle: id, attempt, blocks, timers });
         } else {
             self.end(Outcome::Failed(fault));
         }

@@ -11,6 +11,7 @@ mod bundle;
 mod policy;
 mod quiescence;
 mod stage;
+mod timers;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +27,7 @@ use bundle::Bundles;
 pub use bundle::{Attempt, BundleId, MAX_ATTEMPTS};
 pub use policy::BundlePolicy;
 use stage::StageState;
+pub use timers::{Timer, TimerChange, TimerId};
 
 /// Elements that travel together.
 #[derive(Clone, Debug)]
@@ -34,7 +36,13 @@ pub struct Block<B> {
     pub data: B,
     /// Encoded size.
     pub bytes: u64,
+    /// Which keys it may hold, for a stage that processes elements by key.
+    pub partition: Partition,
 }
+
+/// A share of all keys. No two bundles of a stage have keys of the same share at the same time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Partition(pub u16);
 
 /// What has happened.
 #[derive(Debug)]
@@ -49,6 +57,8 @@ pub enum EngineEvent<B> {
         outputs: Vec<(CollectionId, Vec<Block<B>>)>,
         /// What is to be done later, by the same stage, after a delay in processing time.
         residuals: Vec<(Block<B>, Duration)>,
+        /// Timers that were set or cleared, in that order.
+        timers: Vec<TimerChange>,
     },
     BundleFailed {
         bundle: BundleId,
@@ -78,7 +88,7 @@ pub enum EngineEvent<B> {
 #[derive(Debug)]
 pub enum EngineAction<B> {
     /// Run one attempt of a bundle and answer with `BundleSucceeded` or `BundleFailed`.
-    Run { node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<B>> },
+    Run { node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<B>>, timers: Vec<Timer> },
     /// The bundle's effects are final: count its metrics, tell its worker.
     Commit { bundle: BundleId, attempt: Attempt },
     /// Add elements to a GroupByKey.
@@ -144,7 +154,7 @@ impl<B: Clone> Engine<B> {
                     for collection in &side {
                         side_readers[collection.0].push(id);
                     }
-                    stages.insert(id, StageState::new(side.len()));
+                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref()));
                 }
                 Node::Flatten { inputs, .. } => {
                     open_inputs.insert(id, inputs.len());
@@ -191,8 +201,8 @@ impl<B: Clone> Engine<B> {
     fn take_in(&mut self, event: EngineEvent<B>) {
         match event {
             EngineEvent::Started { impulse } => self.start(impulse),
-            EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals } => {
-                self.bundle_succeeded(bundle, attempt, outputs, residuals)
+            EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals, timers } => {
+                self.bundle_succeeded(bundle, attempt, bundle::Effects { outputs, residuals, timers })
             }
             EngineEvent::BundleFailed { bundle, attempt, fault } => {
                 self.bundle_failed(bundle, attempt, fault)

@@ -1,7 +1,8 @@
 //! How large bundles are.
 
-use super::stage::StageState;
-use super::{Block, Engine, EngineAction};
+use super::bundle::Content;
+use super::stage::{Cut, StageState};
+use super::{Engine, EngineAction};
 use crate::plan::{Node, NodeId};
 
 /// When what waits before a stage becomes a bundle. Results never depend on it.
@@ -22,20 +23,19 @@ impl BundlePolicy {
     const SMALLEST: u64 = 256 << 10;
 
     /// The next bundle of a stage that may run `slots` at once; `None` to wait for more input.
-    fn cut<B>(self, stage: &mut StageState<B>, slots: usize) -> Option<Vec<Block<B>>> {
-        if stage.side_inputs_missing > 0 || stage.pending.is_empty() {
+    fn cut<B>(self, stage: &mut StageState<B>, slots: usize) -> Option<Cut<B>> {
+        if stage.side_inputs_missing > 0 || stage.must_wait() {
             return None;
         }
         match self {
-            Self::EachBlock => Some(stage.take(|_, _| true)),
-            Self::Whole => stage.input_complete.then(|| stage.take(|_, _| false)),
-            Self::Bytes(target) if stage.pending_bytes >= target => {
-                Some(stage.take(|_, bytes| bytes >= target))
-            }
+            Self::EachBlock => stage.take(|_, _| true),
+            Self::Whole if stage.input_complete => stage.take(|_, _| false),
+            Self::Whole => None,
+            Self::Bytes(target) if stage.pending_bytes >= target => stage.take(|_, bytes| bytes >= target),
             Self::Bytes(target) if stage.input_complete => {
                 let shares = slots.max(1) as u64;
                 let share = (stage.pending_bytes / shares).clamp(Self::SMALLEST.min(target), target);
-                Some(stage.take(|_, bytes| bytes >= share))
+                stage.take(|_, bytes| bytes >= share)
             }
             Self::Bytes(_) => None,
         }
@@ -53,29 +53,34 @@ impl<B: Clone> Engine<B> {
             while self.free_slots.get(stage.environment.0).is_some_and(|free| *free > 0) {
                 // Restrictions are small, but each may stand for much work: spread them by count.
                 let spread = stage.restriction_reader.is_some().then_some(slots);
-                let Some(blocks) = self.cut(id, slots, spread) else { break };
+                let Some(content) = self.cut(id, slots, spread) else { break };
                 self.free_slots[stage.environment.0] -= 1;
-                let (bundle, attempt) = self.bundles.start(id, blocks.clone());
-                self.actions.push(EngineAction::Run { node: id, bundle, attempt, blocks });
+                let (blocks, timers) = (content.blocks.clone(), content.timers.clone());
+                let (bundle, attempt) = self.bundles.start(id, content);
+                self.actions.push(EngineAction::Run { node: id, bundle, attempt, blocks, timers });
             }
         }
     }
 
-    fn cut(&mut self, id: NodeId, slots: usize, spread: Option<usize>) -> Option<Vec<Block<B>>> {
+    fn cut(&mut self, id: NodeId, slots: usize, spread: Option<usize>) -> Option<Content<B>> {
         let policy = self.policy;
         let stage = self.stages.get_mut(&id)?;
-        let blocks = match (policy, spread) {
+        let cut = match (policy, spread) {
             (BundlePolicy::Bytes(_), Some(slots))
                 if stage.side_inputs_missing == 0 && stage.input_complete =>
             {
-                let waiting = stage.pending.len();
+                let waiting = stage.waiting();
                 // A few bundles for each worker, so that one long restriction does not hold up the rest.
                 let count = if slots > 1 { waiting.div_ceil(4 * slots) } else { waiting };
-                (waiting > 0).then(|| stage.take(|blocks, _| blocks >= count))
+                stage.take(|blocks, _| blocks >= count)
             }
             _ => policy.cut(stage, slots),
-        }?;
+        };
+        let content = match cut {
+            Some((blocks, partitions)) => Content { blocks, timers: Vec::new(), partitions },
+            None => stage.take_timers(policy == BundlePolicy::EachBlock)?,
+        };
         stage.in_flight += 1;
-        Some(blocks)
+        Some(content)
     }
 }

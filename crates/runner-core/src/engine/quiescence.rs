@@ -24,7 +24,7 @@ impl<B: Clone> Engine<B> {
             } else if !stage.input_complete {
                 "waits for more input".to_owned()
             } else {
-                format!("has {} blocks and no free worker", stage.pending.len())
+                format!("has {} blocks and no free worker", stage.waiting())
             };
             format!("{name} {wait}")
         });

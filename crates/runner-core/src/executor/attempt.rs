@@ -1,20 +1,20 @@
 //! One attempt of a bundle: inputs out to a worker, outputs and residuals back.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use bytes::Bytes;
 
-use super::{FaultInjection, block};
-use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS};
+use super::state::StageState;
+use super::{FaultInjection, block, timers};
+use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
-use crate::ports::{
-    BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler,
-};
+use crate::ports::{BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, TimerBlock};
 use crate::runner_transforms::elements;
+use crate::state::BundleState;
 
 type Blocks = Vec<Block<Bytes>>;
 
@@ -22,6 +22,9 @@ type Blocks = Vec<Block<Bytes>>;
 pub(super) struct Done {
     pub(super) outputs: Vec<(CollectionId, Blocks)>,
     pub(super) residuals: Vec<(Block<Bytes>, Duration)>,
+    pub(super) timers: Vec<TimerChange>,
+    /// What it wrote to user state, to be committed.
+    pub(super) state: Option<Arc<BundleState>>,
     pub(super) result: BundleResult,
 }
 
@@ -34,7 +37,8 @@ pub(super) struct Run {
     pub(super) bundle: BundleId,
     pub(super) attempt: Attempt,
     pub(super) blocks: Vec<Block<Bytes>>,
-    pub(super) state: Arc<dyn StateHandler>,
+    pub(super) timers: Vec<Timer>,
+    pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
 }
 
@@ -45,11 +49,23 @@ impl Run {
             return Err((Fault::runner("only stages have bundles"), Vec::new()));
         };
         let outputs = Arc::new(Outputs::default());
-        let blocks = self.blocks.into_iter().map(|block| Ok(block.data));
+        let failed = |fault| (fault, Vec::new());
+        let input = &plan.collections[stage.input.0];
+        let blocks: Vec<_> = self.blocks.into_iter().map(|block| block.data).collect();
+        let blocks = match &stage.keyed {
+            Some(keyed) if keyed.time_sorted => {
+                vec![elements::sorted_by_time(input, blocks).map_err(failed)?]
+            }
+            Some(_) | None => blocks,
+        };
+        let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &self.timers));
+        let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
+        let given = blocks.clone().into_iter().map(Ok);
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
-            inputs: vec![BundleInput { transform_id: stage.source.clone(), blocks: Box::new(blocks) }],
-            state: self.state,
+            inputs: vec![BundleInput { transform_id: stage.source.clone(), blocks: Box::new(given) }],
+            timers: firing,
+            state: self.state.clone(),
             outputs: outputs.clone(),
         };
         let result = factory.process(bundle).await;
@@ -58,10 +74,15 @@ impl Run {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let failed = |fault| (fault, Vec::new());
         let residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        let set = outputs.take_timers();
         let outputs = outputs.sort(&plan, stage).map_err(failed)?;
-        Ok(Done { outputs, residuals, result })
+        let mut timers = Vec::new();
+        if let Some(keyed) = &stage.keyed {
+            timers = timers::expirations(keyed, input, &blocks).map_err(failed)?;
+            timers.extend(timers::changes(keyed, set).map_err(failed)?);
+        }
+        Ok(Done { outputs, residuals, timers, state: self.state.user.clone(), result })
     }
 }
 
@@ -102,13 +123,19 @@ fn residuals(
     Ok(found)
 }
 
-/// What the sinks wrote so far.
+/// What the sinks wrote so far, and the timers that were set.
 #[derive(Default)]
-struct Outputs(Mutex<HashMap<String, Vec<Bytes>>>);
+struct Outputs(Mutex<Written>);
+
+#[derive(Default)]
+struct Written {
+    sinks: HashMap<String, Vec<Bytes>>,
+    timers: Vec<TimerBlock>,
+}
 
 impl OutputReceiver for Outputs {
     fn receive(&self, transform_id: &str, data: Bytes) -> Result<(), Fault> {
-        let mut sinks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let sinks = &mut self.written().sinks;
         match sinks.get_mut(transform_id) {
             Some(blocks) => blocks.push(data),
             None => {
@@ -117,12 +144,25 @@ impl OutputReceiver for Outputs {
         }
         Ok(())
     }
+
+    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
+        self.written().timers.push(timers);
+        Ok(())
+    }
 }
 
 impl Outputs {
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn take_timers(&self) -> Vec<TimerBlock> {
+        std::mem::take(&mut self.written().timers)
+    }
+
     /// By collection, cut as the plan wants it.
     fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Blocks)>, Fault> {
-        let sinks = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        let sinks = std::mem::take(&mut self.written().sinks);
         let mut outputs = Vec::new();
         for (sink, blocks) in sinks {
             let collection = *stage.sinks.get(&sink).ok_or_else(|| {
@@ -131,9 +171,7 @@ impl Outputs {
                     stage.spec.name
                 ))
             })?;
-            let blocks = elements::cut(&plan.collections[collection.0], blocks)?;
-            let blocks = blocks.into_iter().filter(|data| !data.is_empty()).map(block);
-            outputs.push((collection, blocks.collect()));
+            outputs.push((collection, elements::cut(&plan.collections[collection.0], blocks)?));
         }
         Ok(outputs)
     }

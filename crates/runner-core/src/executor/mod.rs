@@ -7,6 +7,7 @@
 mod attempt;
 mod collectors;
 mod state;
+mod timers;
 
 #[cfg(test)]
 mod tests;
@@ -22,13 +23,16 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 
 use crate::backend::Outcome;
-use crate::engine::{Attempt, Block, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
+use crate::engine::{
+    Attempt, Block, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent, Partition, Timer,
+};
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
 use crate::ports::{BundleResult, Finalizer, JobBundleFactory, StageBundleFactory};
-use crate::runner_transforms::impulse_element;
 use crate::runner_transforms::side_input::SideInput;
+use crate::runner_transforms::{elements, impulse_element};
+use crate::state::{BundleState, StateStore};
 use collectors::{Collector, Collectors};
 
 /// How long callbacks of committed bundles may take once the job is over.
@@ -97,6 +101,7 @@ pub async fn run(execution: Execution) -> Outcome {
         reports,
         stages,
         side_inputs: HashMap::new(),
+        states: HashMap::new(),
         uncommitted: HashMap::new(),
         tasks: JoinSet::new(),
         finalizers: JoinSet::new(),
@@ -105,7 +110,12 @@ pub async fn run(execution: Execution) -> Outcome {
     job.run(inbox).await
 }
 
-type Uncommitted = (Vec<MonitoringInfo>, Option<Box<dyn Finalizer>>);
+/// What a successful attempt said and did, besides what the engine knows.
+struct Uncommitted {
+    infos: Vec<MonitoringInfo>,
+    finalizer: Option<Box<dyn Finalizer>>,
+    state: Option<Arc<BundleState>>,
+}
 
 struct Job {
     execution: Execution,
@@ -113,6 +123,8 @@ struct Job {
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, Arc<dyn StageBundleFactory>>,
     side_inputs: HashMap<CollectionId, Arc<SideInput>>,
+    /// The committed user state of each stage that has some.
+    states: HashMap<NodeId, Arc<StateStore>>,
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
@@ -144,18 +156,20 @@ impl Job {
 
     fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
         match report {
+            Report::Event(EngineEvent::Grouped { node, blocks, last }) => self.by_key(node, blocks, last),
             Report::Event(event) => event,
             Report::SideInput { collection, ready } => {
                 self.side_inputs.insert(collection, ready);
                 EngineEvent::SideInputReady { collection }
             }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
-                let attempt::Done { outputs, residuals, result } = done;
-                let BundleResult { monitoring_infos, finalizer, .. } = result;
-                self.uncommitted.insert((bundle, attempt), (monitoring_infos, finalizer));
-                EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals }
+                let attempt::Done { outputs, residuals, timers, state, result } = done;
+                let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
+                self.uncommitted.insert((bundle, attempt), Uncommitted { infos, finalizer, state });
+                EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals, timers }
             }
             Report::Attempt { bundle, attempt, result: Err((fault, infos)) } => {
+                let infos = with_user_names(infos, &self.execution.plan.transform_names);
                 self.execution.progress.metrics().bundle_failed(&infos);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
@@ -168,8 +182,8 @@ impl Job {
         for action in self.engine.step(event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
-                EngineAction::Run { node, bundle, attempt, blocks } => {
-                    self.run_bundle(node, bundle, attempt, blocks)
+                EngineAction::Run { node, bundle, attempt, blocks, timers } => {
+                    self.run_bundle(node, bundle, attempt, blocks, timers)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Group { node, blocks } => self.group(node, |collector| collector.add(blocks)),
@@ -190,6 +204,24 @@ impl Job {
         None
     }
 
+    /// Groups that a stage reads by key are divided by key before the engine sees them.
+    fn by_key(&self, node: NodeId, blocks: Vec<Block<Bytes>>, last: bool) -> EngineEvent<Bytes> {
+        let plan = &self.execution.plan;
+        let output = match &plan.nodes[node.0] {
+            Node::GroupByKey { output, .. } => &plan.collections[output.0],
+            Node::Impulse { .. } | Node::Stage(_) | Node::Flatten { .. } | Node::Redistribute { .. } => {
+                return EngineEvent::Grouped { node, blocks, last };
+            }
+        };
+        if !output.by_key {
+            return EngineEvent::Grouped { node, blocks, last };
+        }
+        match elements::cut(output, blocks.into_iter().map(|block| block.data).collect()) {
+            Ok(blocks) => EngineEvent::Grouped { node, blocks, last },
+            Err(fault) => EngineEvent::Failed(fault),
+        }
+    }
+
     fn group(&mut self, node: NodeId, ask: impl FnOnce(&Collector)) {
         let plan = &self.execution.plan;
         if let Node::GroupByKey { output, grouping, name, .. } = &plan.nodes[node.0] {
@@ -204,18 +236,28 @@ impl Job {
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
     }
 
-    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<Bytes>>) {
+    fn run_bundle(
+        &mut self,
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        blocks: Vec<Block<Bytes>>,
+        timers: Vec<Timer>,
+    ) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
         let Some(factory) = self.stages.get(&node).cloned() else { return };
-        let state = state::SideInputs::new(stage, &self.side_inputs);
+        let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
+        let user = stage.keyed.is_some().then(|| self.states.entry(node).or_default().clone());
+        let user = user.map(|store| Arc::new(store.begin()));
         let run = attempt::Run {
             plan: plan.clone(),
             node,
             bundle,
             attempt,
             blocks,
-            state: Arc::new(state),
+            timers,
+            state: Arc::new(state::StageState { side_inputs, user }),
             inject: self.execution.inject,
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
@@ -227,7 +269,11 @@ impl Job {
     }
 
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
-        let Some((infos, finalizer)) = self.uncommitted.remove(&(bundle, attempt)) else { return };
+        let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
+        let Uncommitted { infos, finalizer, state } = uncommitted;
+        if let Some(state) = state {
+            state.commit();
+        }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);
         self.execution.progress.metrics().bundle_committed(&infos);
@@ -255,8 +301,9 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
     Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
+/// A block that belongs to no key.
 fn block(data: Bytes) -> Block<Bytes> {
-    Block { bytes: data.len() as u64, data }
+    elements::block(data, Partition(0))
 }
 
 /// Waits until the job is to be given up; for ever if nobody can ask for that any more.

@@ -9,6 +9,44 @@ use crate::fault::Fault;
 use crate::plan::{CollectionId, Stage};
 use crate::ports::{StateHandler, StateKey, StatePage};
 use crate::runner_transforms::side_input::{Question, SideInput};
+use crate::state::BundleState;
+
+/// Everything that a bundle of a stage may ask for.
+pub(super) struct StageState {
+    pub(super) side_inputs: SideInputs,
+    /// There if the stage has user state.
+    pub(super) user: Option<Arc<BundleState>>,
+}
+
+impl StageState {
+    fn handler(&self, key: &StateKey) -> &dyn StateHandler {
+        match (key, &self.user) {
+            (
+                StateKey::BagUserState { .. }
+                | StateKey::MultimapUserState { .. }
+                | StateKey::MultimapKeysUserState { .. }
+                | StateKey::MultimapEntriesUserState { .. }
+                | StateKey::OrderedListUserState { .. },
+                Some(user),
+            ) => user.as_ref(),
+            _ => &self.side_inputs,
+        }
+    }
+}
+
+impl StateHandler for StageState {
+    fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
+        self.handler(key).get(key, continuation)
+    }
+
+    fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault> {
+        self.handler(key).append(key, data)
+    }
+
+    fn clear(&self, key: &StateKey) -> Result<(), Fault> {
+        self.handler(key).clear(key)
+    }
+}
 
 /// The side inputs of a stage, by transform and tag.
 pub(super) struct SideInputs {

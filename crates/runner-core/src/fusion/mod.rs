@@ -9,7 +9,10 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use beam_model::urns::standard_p_transforms::splittable_par_do_components;
 
 use crate::fault::Fault;
-use crate::graph::{Network, PrimitiveKind, QueryablePipeline, distinct, main_input, side_inputs};
+use crate::graph::{
+    Network, PrimitiveKind, QueryablePipeline, distinct, main_input, pardo_payload, side_inputs,
+};
+use crate::plan::is_keyed;
 
 /// Transforms that a worker executes together on the elements of one PCollection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -150,10 +153,15 @@ impl<'a> GreedyPipelineFuser<'a> {
     }
 
     fn starts_a_stage(&self, id: &str) -> bool {
-        let spec = self.pipeline.components.transforms.get(id).and_then(|t| t.spec.as_ref());
-        spec.is_some_and(|spec| {
+        let Some(transform) = self.pipeline.components.transforms.get(id) else { return false };
+        let processes_restrictions = transform.spec.as_ref().is_some_and(|spec| {
             spec.urn == splittable_par_do_components::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS
-        })
+        });
+        // State is by key, so the runner has to see the keys; and input that is to be the same in every
+        // attempt must have been committed.
+        let payload = pardo_payload(transform).ok().flatten();
+        processes_restrictions
+            || payload.is_some_and(|payload| is_keyed(&payload) || payload.requires_stable_input)
     }
 
     /// A Flatten whose inputs are all made in one stage costs nothing there. One that reads a

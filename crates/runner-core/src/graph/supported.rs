@@ -1,11 +1,12 @@
 //! What the native engine cannot run yet, by transform.
 
-use beam_model::pipeline::{ParDoPayload, is_bounded, trigger::Trigger};
-use beam_model::urns::standard_p_transforms::primitives;
+use beam_model::pipeline::{PTransform, ParDoPayload, is_bounded, merge_status, trigger::Trigger};
+use beam_model::urns::standard_coders;
 
 use super::QueryablePipeline;
 use super::primitive::{self, PrimitiveKind};
 use crate::backend::Refusal;
+use crate::plan::is_keyed;
 
 /// Names each primitive that asks for what the native engine has not got.
 pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
@@ -14,7 +15,7 @@ pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
         let Ok(transform) = pipeline.transform(id) else { continue };
         let name = pipeline.name(id);
         if let Ok(Some(payload)) = primitive::pardo_payload(transform) {
-            pardo(&name, &payload, primitive::urn(transform), &mut refusal);
+            pardo(pipeline, &name, transform, &payload, &mut refusal);
         }
         let groups = matches!(
             primitive::kind_of(primitive::urn(transform)),
@@ -43,25 +44,28 @@ pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
     refusal
 }
 
-fn pardo(name: &str, payload: &ParDoPayload, urn: &str, refusal: &mut Refusal) {
-    if urn != primitives::PAR_DO && urn.is_empty() {
+fn pardo(
+    pipeline: &QueryablePipeline,
+    name: &str,
+    transform: &PTransform,
+    payload: &ParDoPayload,
+    refusal: &mut Refusal,
+) {
+    if !is_keyed(payload) {
         return;
     }
-    let mut refuse = |reason: &str| refusal.unsupported(name, reason);
-    if !payload.state_specs.is_empty() {
-        refuse("uses user state");
+    if !payload.restriction_coder_id.is_empty() {
+        refusal.unsupported(name, "is splittable and uses state or timers");
     }
-    if !payload.timer_family_specs.is_empty() {
-        refuse("uses timers");
+    let Some((_, input)) = primitive::main_input(transform) else { return };
+    if let Ok(strategy) = pipeline.windowing_strategy(input)
+        && strategy.merge_status() == merge_status::Enum::NeedsMerge
+    {
+        refusal.unsupported(name, "uses state or timers in windows that merge");
     }
-    if payload.requires_time_sorted_input {
-        refuse("requires time-sorted input");
-    }
-    if payload.requires_stable_input {
-        refuse("requires stable input");
-    }
-    if !payload.on_window_expiration_timer_family_spec.is_empty() {
-        refuse("acts on window expiration");
+    let coder = pipeline.pcollection(input).and_then(|pcollection| pipeline.coder(&pcollection.coder_id));
+    if coder.is_ok_and(|coder| coder.spec.as_ref().is_none_or(|spec| spec.urn != standard_coders::KV)) {
+        refusal.invalid(name, "uses state or timers, but its elements have no key-value coder");
     }
 }
 

@@ -9,9 +9,10 @@ use beam_model::urns::standard_p_transforms::splittable_par_do_components;
 use prost::Message;
 
 use super::coders::WireCoders;
+use super::keyed::with_wire_timers;
 use crate::fault::Fault;
 use crate::fusion::ExecutableStage;
-use crate::graph::QueryablePipeline;
+use crate::graph::{QueryablePipeline, pardo_payload};
 use crate::ports::StageSpec;
 
 /// How many transforms a stage's name lists.
@@ -40,6 +41,11 @@ pub(super) fn build(
         }
         if transform.environment_id.is_empty() {
             transform.environment_id = stage.environment_id.clone();
+        }
+        if let (Some(spec), Ok(Some(payload))) = (&transform.spec, pardo_payload(&transform))
+            && !payload.timer_family_specs.is_empty()
+        {
+            transform.spec = Some(with_wire_timers(spec, payload, wire)?);
         }
         descriptor.transforms.insert(id.clone(), transform);
     }

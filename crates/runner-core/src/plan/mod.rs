@@ -6,6 +6,7 @@
 
 mod coders;
 mod descriptor;
+mod keyed;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
@@ -18,6 +19,7 @@ use beam_model::coders::Coder;
 use beam_model::pipeline::Components;
 use beam_model::urns::standard_side_input_types;
 
+pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
 pub use text::{PlanError, plan_dot, plan_text};
 pub use windows::{Grouping, MergeStage, Merging, OutputTime};
 
@@ -60,6 +62,8 @@ pub struct Collection {
     pub element_coder: Arc<Coder>,
     pub window_coder: Arc<Coder>,
     pub grain: Grain,
+    /// Whether a stage reads it by key: then no block holds keys of two partitions.
+    pub by_key: bool,
     /// How it is read as a side input; empty if it is not.
     pub side_input_patterns: Vec<AccessPattern>,
 }
@@ -119,6 +123,8 @@ pub struct Stage {
     pub side_inputs: Vec<StageSideInput>,
     /// What reads the input if residuals may come back to it: the transform that processes restrictions.
     pub restriction_reader: Option<String>,
+    /// There if it processes elements by key.
+    pub keyed: Option<KeyedStage>,
 }
 
 /// A side input as a worker asks for it.
@@ -213,6 +219,7 @@ impl Planner<'_> {
             element_coder: Arc::new(self.wire.resolve(&element)?),
             window_coder: Arc::new(self.wire.resolve(&window)?),
             grain: if self.grain == PlanGrain::Element { Grain::Element } else { Grain::Block },
+            by_key: false,
             side_input_patterns: Vec::new(),
         };
         self.collections.push(collection);
@@ -271,6 +278,13 @@ impl Planner<'_> {
         if restriction_reader.is_some() {
             self.cut_between_elements(input);
         }
+        let keyed = keyed::keyed_stage(self.pipeline, &mut self.wire, stage)?;
+        if let Some(collection) = self.collections.get_mut(input.0).filter(|_| keyed.is_some()) {
+            collection.by_key = true;
+            if self.grain == PlanGrain::Key {
+                collection.grain = Grain::Element;
+            }
+        }
         let mut side_inputs = Vec::new();
         for side in &stage.side_inputs {
             let pattern = access_pattern(&side.access_pattern).ok_or_else(|| {
@@ -305,6 +319,7 @@ impl Planner<'_> {
             sinks,
             side_inputs,
             restriction_reader,
+            keyed,
         })))
     }
 }
@@ -352,18 +367,17 @@ fn in_order(nodes: Vec<Node>, collections: usize) -> Vec<Node> {
 fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
     for node in nodes.iter().rev() {
         match node {
-            Node::Flatten { output, .. } | Node::Redistribute { output, .. }
-                if collections[output.0].grain == Grain::Element =>
-            {
+            Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
+                let (grain, by_key) = (collections[output.0].grain, collections[output.0].by_key);
                 for input in node.inputs() {
-                    collections[input.0].grain = Grain::Element;
+                    let input = &mut collections[input.0];
+                    input.by_key |= by_key;
+                    if grain == Grain::Element {
+                        input.grain = Grain::Element;
+                    }
                 }
             }
-            Node::Flatten { .. }
-            | Node::Redistribute { .. }
-            | Node::Impulse { .. }
-            | Node::Stage(_)
-            | Node::GroupByKey { .. } => {}
+            Node::Impulse { .. } | Node::Stage(_) | Node::GroupByKey { .. } => {}
         }
     }
 }

@@ -40,6 +40,7 @@ impl PlanBuilder {
             element_coder: Arc::new(element),
             window_coder: Arc::new(Coder::GlobalWindow),
             grain: Grain::Block,
+            by_key: false,
             side_input_patterns: Vec::new(),
         });
         id
@@ -89,6 +90,7 @@ impl PlanBuilder {
                 .collect::<HashMap<_, _>>(),
             side_inputs,
             restriction_reader: None,
+            keyed: None,
         })));
         made
     }

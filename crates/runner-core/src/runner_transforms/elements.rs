@@ -1,22 +1,44 @@
 //! Cutting blocks between elements.
 
-use beam_model::coders::Coder;
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hasher};
+
 use beam_model::coders::windowed_value::read_header;
+use beam_model::coders::{Coder, CoderError};
+use beam_model::time::EventTime;
 use bytes::Bytes;
 
 use super::malformed;
+use crate::engine::{Block, Partition};
 use crate::fault::Fault;
 use crate::plan::{Collection, Grain};
 
-/// The blocks of one collection as the plan wants them: as they are, or an element each.
-pub fn cut(collection: &Collection, blocks: Vec<Bytes>) -> Result<Vec<Bytes>, Fault> {
+/// Into how many shares keys are divided. More than any number of workers; few enough that each share of
+/// a block is worth a block.
+const PARTITIONS: u64 = 128;
+
+/// The blocks of one collection as the plan wants them: as they are, an element each, or by key.
+pub fn cut(collection: &Collection, blocks: Vec<Bytes>) -> Result<Vec<Block<Bytes>>, Fault> {
+    let blocks = blocks.into_iter().filter(|block| !block.is_empty());
     match collection.grain {
-        Grain::Block => Ok(blocks),
+        Grain::Block if !collection.by_key => Ok(blocks.map(|data| block(data, Partition(0))).collect()),
+        Grain::Block => {
+            let mut shares: BTreeMap<Partition, Vec<u8>> = BTreeMap::new();
+            for data in blocks {
+                for element in Elements::new(collection, data) {
+                    let element = element?;
+                    shares.entry(element.partition()?).or_default().extend_from_slice(&element.data);
+                }
+            }
+            Ok(shares.into_iter().map(|(partition, data)| block(data.into(), partition)).collect())
+        }
         Grain::Element => {
             let mut elements = Vec::new();
-            for block in blocks {
-                for element in Elements::new(collection, block) {
-                    elements.push(element?);
+            for data in blocks {
+                for element in Elements::new(collection, data) {
+                    let element = element?;
+                    let partition = if collection.by_key { element.partition()? } else { Partition(0) };
+                    elements.push(block(element.data, partition));
                 }
             }
             Ok(elements)
@@ -24,40 +46,106 @@ pub fn cut(collection: &Collection, blocks: Vec<Bytes>) -> Result<Vec<Bytes>, Fa
     }
 }
 
+/// A block of one partition.
+pub fn block(data: Bytes, partition: Partition) -> Block<Bytes> {
+    Block { bytes: data.len() as u64, data, partition }
+}
+
+/// The partition of an encoded key: the same for equal keys, in every run.
+pub fn partition_of(key: &[u8]) -> Partition {
+    let mut hasher = DefaultHasher::new();
+    hasher.write(key);
+    // The remainder is less than PARTITIONS, which fits.
+    Partition((hasher.finish() % PARTITIONS) as u16)
+}
+
+/// The elements of some blocks in the order of their event time; those of one time keep their order.
+pub fn sorted_by_time(
+    collection: &Collection,
+    blocks: impl IntoIterator<Item = Bytes>,
+) -> Result<Bytes, Fault> {
+    let mut elements = Vec::new();
+    for block in blocks {
+        for element in Elements::new(collection, block) {
+            let element = element?;
+            elements.push((element.timestamp()?, element.data));
+        }
+    }
+    elements.sort_by_key(|(timestamp, _)| *timestamp);
+    let mut sorted = Vec::with_capacity(elements.iter().map(|(_, data)| data.len()).sum());
+    elements.iter().for_each(|(_, data)| sorted.extend_from_slice(data));
+    Ok(sorted.into())
+}
+
 /// The elements of a block, each a slice of it.
 pub struct Elements<'a> {
-    id: &'a str,
-    element: &'a Coder,
-    window: &'a Coder,
+    collection: &'a Collection,
     rest: Bytes,
+}
+
+/// One element.
+pub struct Element<'a> {
+    collection: &'a Collection,
+    pub data: Bytes,
 }
 
 impl<'a> Elements<'a> {
     pub fn new(collection: &'a Collection, block: Bytes) -> Self {
-        Self {
-            id: &collection.id,
-            element: &collection.element_coder,
-            window: &collection.window_coder,
-            rest: block,
-        }
+        Self { collection, rest: block }
     }
 }
 
-impl Iterator for Elements<'_> {
-    type Item = Result<Bytes, Fault>;
+impl<'a> Iterator for Elements<'a> {
+    type Item = Result<Element<'a>, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
         }
-        let len = read_header(self.window, &self.rest)
-            .and_then(|header| Ok(header.header_len + self.element.skip(&self.rest[header.header_len..])?));
+        let Collection { id, element_coder, window_coder, .. } = self.collection;
+        let len = read_header(window_coder, &self.rest)
+            .and_then(|header| Ok(header.header_len + element_coder.skip(&self.rest[header.header_len..])?));
         Some(match len {
-            Ok(len) => Ok(self.rest.split_to(len)),
+            Ok(len) => Ok(Element { collection: self.collection, data: self.rest.split_to(len) }),
             Err(error) => {
                 self.rest.clear();
-                Err(malformed(self.id, error))
+                Err(malformed(id, error))
             }
         })
+    }
+}
+
+impl Element<'_> {
+    fn partition(&self) -> Result<Partition, Fault> {
+        self.key().map(partition_of)
+    }
+
+    /// The encoded key of a `KV<K, V>`.
+    pub fn key(&self) -> Result<&[u8], Fault> {
+        self.read(|element, window| {
+            let header = read_header(window, &self.data)?;
+            let value = &self.data[header.header_len..];
+            let Coder::Kv(key_coder, _) = element else {
+                return Err(CoderError::Malformed { what: "element", reason: "it has no key" });
+            };
+            Ok(&value[..key_coder.skip(value)?])
+        })
+    }
+
+    pub fn timestamp(&self) -> Result<EventTime, Fault> {
+        self.read(|_, window| Ok(read_header(window, &self.data)?.timestamp))
+    }
+
+    /// The encoded windows.
+    pub fn windows(&self) -> Result<Vec<Bytes>, Fault> {
+        self.read(|_, window| {
+            let header = read_header(window, &self.data)?;
+            Ok(header.windows.iter().map(Bytes::copy_from_slice).collect())
+        })
+    }
+
+    fn read<T>(&self, read: impl FnOnce(&Coder, &Coder) -> Result<T, CoderError>) -> Result<T, Fault> {
+        let Collection { id, element_coder, window_coder, .. } = self.collection;
+        read(element_coder, window_coder).map_err(|error| malformed(id, error))
     }
 }

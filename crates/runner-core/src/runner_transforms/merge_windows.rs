@@ -15,6 +15,7 @@ use crate::fault::{Fault, Retry};
 use crate::plan::MergeStage;
 use crate::ports::{
     BundleInput, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler, StateKey, StatePage,
+    TimerBlock,
 };
 
 /// How each set of windows is merged; tried as often as any bundle.
@@ -37,6 +38,7 @@ pub async fn merge(
                 transform_id: stage.source.clone(),
                 blocks: Box::new(std::iter::once(Ok(input.clone()))),
             }],
+            timers: Vec::new(),
             state: Arc::new(NoState),
             outputs: output.clone(),
         };
@@ -156,6 +158,10 @@ impl OutputReceiver for Output {
     fn receive(&self, _transform_id: &str, block: Bytes) -> Result<(), Fault> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(block);
         Ok(())
+    }
+
+    fn receive_timers(&self, _timers: TimerBlock) -> Result<(), Fault> {
+        Err(Fault::environment("a worker that merges windows set a timer"))
     }
 }
 

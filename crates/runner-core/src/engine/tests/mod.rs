@@ -11,7 +11,7 @@ use crate::plan::testing::PlanBuilder;
 type Names = Engine<&'static str>;
 
 fn block(data: &'static str) -> Block<&'static str> {
-    Block { data, bytes: data.len() as u64 }
+    Block { data, bytes: data.len() as u64, partition: Partition(0) }
 }
 
 fn blocks(data: &[&'static str]) -> Vec<Block<&'static str>> {
@@ -34,7 +34,13 @@ fn succeeded(
     attempt: u32,
     outputs: Vec<(CollectionId, Vec<Block<&'static str>>)>,
 ) -> EngineEvent<&'static str> {
-    EngineEvent::BundleSucceeded { bundle, attempt: Attempt(attempt), outputs, residuals: Vec::new() }
+    EngineEvent::BundleSucceeded {
+        bundle,
+        attempt: Attempt(attempt),
+        outputs,
+        residuals: Vec::new(),
+        timers: Vec::new(),
+    }
 }
 
 fn failed(bundle: BundleId, attempt: u32, fault: Fault) -> EngineEvent<&'static str> {
@@ -44,7 +50,7 @@ fn failed(bundle: BundleId, attempt: u32, fault: Fault) -> EngineEvent<&'static 
 /// The bundles that are to be run: node, id, attempt and data of each.
 fn runs(actions: &[EngineAction<&'static str>]) -> Vec<(usize, BundleId, u32, Vec<&'static str>)> {
     let run = |action: &EngineAction<&'static str>| match action {
-        EngineAction::Run { node, bundle, attempt, blocks } => {
+        EngineAction::Run { node, bundle, attempt, blocks, timers: _ } => {
             Some((node.0, *bundle, attempt.0, blocks.iter().map(|block| block.data).collect()))
         }
         _ => None,
@@ -179,6 +185,7 @@ fn residuals_run_again_now_or_later() {
         attempt: Attempt(1),
         outputs: Vec::new(),
         residuals: vec![(block("rest"), after)],
+        timers: Vec::new(),
     };
     assert_eq!(run(&actions), BundleId(1));
     let actions = engine.step(left(1, Duration::ZERO));
@@ -266,7 +273,7 @@ fn after_three_blocks(policy: BundlePolicy, slots: usize) -> (Names, CollectionI
     let made = builder.stage(from, &[], 1)[0];
     builder.stage(made, &[], 0);
     let (mut engine, actions) = start(builder.build(), slots, policy);
-    let large = |data| Block { data, bytes: 300 << 10 };
+    let large = |data| Block { data, bytes: 300 << 10, partition: Partition(0) };
     let three = vec![large("a"), large("b"), large("c")];
     let actions = engine.step(succeeded(run(&actions), 1, vec![(made, three)]));
     let sizes = runs(&actions).iter().map(|(.., data)| data.len()).collect();

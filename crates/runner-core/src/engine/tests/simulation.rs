@@ -160,7 +160,7 @@ struct World {
 }
 
 fn block(elements: Elements) -> Block<Elements> {
-    Block { bytes: 8 * elements.len() as u64, data: elements }
+    Block { bytes: 8 * elements.len() as u64, data: elements, partition: Partition(0) }
 }
 
 impl World {
@@ -168,7 +168,7 @@ impl World {
         for action in actions {
             assert!(self.outcome.is_none(), "{action:?} after the end");
             match action {
-                EngineAction::Run { node, bundle, attempt, blocks } => {
+                EngineAction::Run { node, bundle, attempt, blocks, timers: _ } => {
                     self.run(node, bundle, attempt, blocks)
                 }
                 EngineAction::Commit { bundle, .. } => {
@@ -243,6 +243,7 @@ impl World {
             attempt,
             outputs,
             residuals: vec![(block(vec![13]), Duration::ZERO)],
+            timers: Vec::new(),
         }
     }
 
@@ -285,7 +286,7 @@ impl World {
         });
         let made: Vec<_> = made.collect();
         let outputs = made.into_iter().map(|(output, elements)| (output, self.blocks(elements))).collect();
-        EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals }
+        EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals, timers: Vec::new() }
     }
 }
 

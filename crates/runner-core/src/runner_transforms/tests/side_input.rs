@@ -14,6 +14,7 @@ fn collection(element: Coder, patterns: &[AccessPattern]) -> Collection {
         element_coder: Arc::new(element),
         window_coder: Arc::new(Coder::IntervalWindow),
         grain: Grain::Block,
+        by_key: false,
         side_input_patterns: patterns.to_vec(),
     }
 }

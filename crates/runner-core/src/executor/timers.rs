@@ -1,0 +1,150 @@
+//! Timers on their way to and from a bundle: decoded to tell the engine, encoded to fire.
+
+use std::collections::HashSet;
+
+use beam_model::coders::windowed_value::Windows;
+use beam_model::coders::{PaneInfo, Timer as EncodedTimer, TimerAction};
+use beam_model::time::EventTime;
+use bytes::{Buf, Bytes};
+
+use crate::engine::{Timer, TimerChange, TimerId};
+use crate::fault::Fault;
+use crate::plan::{Collection, KeyedStage, TimerFamily, TimerKind};
+use crate::ports::TimerBlock;
+use crate::runner_transforms::elements::{Elements, partition_of};
+
+/// What a bundle did to timers, in its order.
+pub(super) fn changes(stage: &KeyedStage, blocks: Vec<TimerBlock>) -> Result<Vec<TimerChange>, Fault> {
+    let mut changes = Vec::new();
+    for block in blocks {
+        let family = stage.families.iter().position(|family| family.id == block.family_id);
+        let Some(index) = family.filter(|_| block.transform_id == stage.transform) else {
+            return Err(Fault::environment(format!(
+                "a worker set a timer of family {:?} of transform {:?}, which the stage does not have",
+                block.family_id, block.transform_id
+            )));
+        };
+        read_block(index, &stage.families[index], block.timers, &mut changes)?;
+    }
+    Ok(changes)
+}
+
+fn read_block(
+    family: usize,
+    spec: &TimerFamily,
+    mut timers: Bytes,
+    changes: &mut Vec<TimerChange>,
+) -> Result<(), Fault> {
+    while !timers.is_empty() {
+        let malformed = |error| {
+            Fault::environment(format!(
+                "a worker sent a timer of family {:?} that cannot be read: {error}",
+                spec.id
+            ))
+        };
+        let (timer, len) = EncodedTimer::read(&spec.coder, &timers).map_err(malformed)?;
+        let key = Bytes::copy_from_slice(timer.key);
+        let tag = Bytes::copy_from_slice(timer.dynamic_tag.as_bytes());
+        for window in timer.windows.iter() {
+            let id = TimerId {
+                family,
+                key: key.clone(),
+                window: Bytes::copy_from_slice(window),
+                tag: tag.clone(),
+            };
+            changes.push(match timer.action {
+                TimerAction::Clear => TimerChange::Clear(id),
+                TimerAction::Set { fire_timestamp, hold_timestamp, pane } => TimerChange::Set {
+                    partition: partition_of(&id.key),
+                    timer: Timer {
+                        id,
+                        fire: fire_timestamp,
+                        hold: hold_timestamp,
+                        pane: Bytes::copy_from_slice(pane),
+                    },
+                },
+            });
+        }
+        timers.advance(len);
+    }
+    Ok(())
+}
+
+/// For a stage that acts on window expiration: the timers for each key and window among the elements.
+pub(super) fn expirations(
+    stage: &KeyedStage,
+    collection: &Collection,
+    blocks: &[Bytes],
+) -> Result<Vec<TimerChange>, Fault> {
+    let families = stage.families.iter().enumerate();
+    let expiring: Vec<_> =
+        families.filter(|(_, family)| family.kind == TimerKind::Expiration).map(|(index, _)| index).collect();
+    let mut seen = HashSet::new();
+    let mut changes = Vec::new();
+    if expiring.is_empty() {
+        return Ok(changes);
+    }
+    for block in blocks {
+        for element in Elements::new(collection, block.clone()) {
+            let element = element?;
+            let key = Bytes::copy_from_slice(element.key()?);
+            for window in element.windows()? {
+                if !seen.insert((key.clone(), window.clone())) {
+                    continue;
+                }
+                let end = stage
+                    .window_coder
+                    .max_timestamp_of_window(&window)
+                    .unwrap_or(EventTime::GLOBAL_WINDOW_MAX);
+                for family in &expiring {
+                    let id = TimerId {
+                        family: *family,
+                        key: key.clone(),
+                        window: window.clone(),
+                        tag: Bytes::new(),
+                    };
+                    let timer = Timer {
+                        id,
+                        fire: end.saturating_add(stage.allowed_lateness),
+                        hold: end,
+                        pane: Bytes::from_static(PaneInfo::NO_FIRING_ENCODED),
+                    };
+                    changes.push(TimerChange::Set { partition: partition_of(&key), timer });
+                }
+            }
+        }
+    }
+    Ok(changes)
+}
+
+/// Encodes timers that fire, in order; a block for each run of one family.
+pub(super) fn firing(stage: &KeyedStage, timers: &[Timer]) -> Result<Vec<TimerBlock>, Fault> {
+    let mut blocks: Vec<(usize, Vec<u8>)> = Vec::new();
+    for timer in timers {
+        if blocks.last().is_none_or(|(family, _)| *family != timer.id.family) {
+            blocks.push((timer.id.family, Vec::new()));
+        }
+        let Some((_, out)) = blocks.last_mut() else { continue };
+        let tag = std::str::from_utf8(&timer.id.tag).unwrap_or_default();
+        let encoded = EncodedTimer {
+            key: &timer.id.key,
+            dynamic_tag: tag,
+            windows: Windows::single(&timer.id.window),
+            action: TimerAction::Set {
+                fire_timestamp: timer.fire,
+                hold_timestamp: timer.hold,
+                pane: &timer.pane,
+            },
+        };
+        encoded.write(out).map_err(|error| Fault::runner(format!("a timer cannot be encoded: {error}")))?;
+    }
+    let blocks = blocks.into_iter().filter_map(|(family, timers)| {
+        let family = stage.families.get(family)?;
+        Some(TimerBlock {
+            transform_id: stage.transform.clone(),
+            family_id: family.id.clone(),
+            timers: timers.into(),
+        })
+    });
+    Ok(blocks.collect())
+}

@@ -1,0 +1,95 @@
+//! What a stage with state or timers has to know: its keys' coder and its timer families.
+
+use std::sync::Arc;
+
+use beam_model::coders::Coder;
+use beam_model::pipeline::{FunctionSpec, ParDoPayload, time_domain};
+use prost::Message;
+
+use super::coders::WireCoders;
+use crate::fault::Fault;
+use crate::fusion::ExecutableStage;
+use crate::graph::{QueryablePipeline, main_input, pardo_payload};
+
+/// A stage that processes elements by key.
+#[derive(Clone, Debug)]
+pub struct KeyedStage {
+    /// The transform whose state it is, and the coder of its windows.
+    pub transform: String,
+    pub window_coder: Arc<Coder>,
+    pub families: Vec<TimerFamily>,
+    /// `requires_time_sorted_input`: a key's elements are to come in the order of their time.
+    pub time_sorted: bool,
+    /// How long after its end a window is still open, in milliseconds.
+    pub allowed_lateness: i64,
+}
+
+/// A `TimerFamilySpec`.
+#[derive(Clone, Debug)]
+pub struct TimerFamily {
+    pub id: String,
+    pub kind: TimerKind,
+    /// Of timers as they travel.
+    pub coder: Arc<Coder>,
+}
+
+/// What a family's timers wait for. On bounded input all elements come first, then these in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimerKind {
+    EventTime,
+    ProcessingTime,
+    /// `on_window_expiration`: nothing more can come for a key and window.
+    Expiration,
+}
+
+/// Whether a ParDo needs its elements by key.
+pub fn is_keyed(payload: &ParDoPayload) -> bool {
+    !payload.state_specs.is_empty()
+        || !payload.timer_family_specs.is_empty()
+        || payload.requires_time_sorted_input
+}
+
+pub(super) fn keyed_stage(
+    pipeline: &QueryablePipeline,
+    wire: &mut WireCoders,
+    stage: &ExecutableStage,
+) -> Result<Option<KeyedStage>, Fault> {
+    let Some(root) = stage.transforms.first() else { return Ok(None) };
+    let transform = pipeline.transform(root)?;
+    let Some(payload) = pardo_payload(transform).ok().flatten().filter(is_keyed) else { return Ok(None) };
+    let Some((_, input)) = main_input(transform) else { return Ok(None) };
+    let strategy = pipeline.windowing_strategy(input)?;
+    let window = wire.wire(&strategy.window_coder_id)?;
+    let mut families = Vec::new();
+    for (id, spec) in &payload.timer_family_specs {
+        let kind = if *id == payload.on_window_expiration_timer_family_spec {
+            TimerKind::Expiration
+        } else if spec.time_domain() == time_domain::Enum::ProcessingTime {
+            TimerKind::ProcessingTime
+        } else {
+            TimerKind::EventTime
+        };
+        let coder = wire.wire(&spec.timer_family_coder_id)?;
+        families.push(TimerFamily { id: id.clone(), kind, coder: Arc::new(wire.resolve(&coder)?) });
+    }
+    Ok(Some(KeyedStage {
+        transform: root.clone(),
+        window_coder: Arc::new(wire.resolve(&window)?),
+        families,
+        time_sorted: payload.requires_time_sorted_input,
+        allowed_lateness: strategy.allowed_lateness.max(0),
+    }))
+}
+
+/// The ParDo's spec with the coders of its timers as they travel.
+pub(super) fn with_wire_timers(
+    spec: &FunctionSpec,
+    payload: ParDoPayload,
+    wire: &mut WireCoders,
+) -> Result<FunctionSpec, Fault> {
+    let mut payload = payload;
+    for family in payload.timer_family_specs.values_mut() {
+        family.timer_family_coder_id = wire.wire(&family.timer_family_coder_id)?;
+    }
+    Ok(FunctionSpec { payload: payload.encode_to_vec().into(), ..spec.clone() })
+}
