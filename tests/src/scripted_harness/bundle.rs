@@ -22,9 +22,11 @@ use bytes::Bytes;
 use prost::Message;
 use tokio::sync::mpsc;
 
+use super::call::Call;
 use super::element::{self, Element};
-use super::script::{BundleFault, DoFn, Script};
-use super::state::{self, StateClient};
+use super::script::{BundleFault, DoFn, OnTimer, Script};
+use super::state::StateClient;
+use super::timers::TimerFamilies;
 
 /// A sink's buffer is sent when it holds so many bytes.
 const FLUSH_BYTES: usize = 1 << 20;
@@ -32,20 +34,32 @@ const FLUSH_BYTES: usize = 1 << 20;
 /// What a bundle needs of its worker.
 pub(super) struct Wires {
     pub(super) instruction: String,
-    pub(super) input: mpsc::UnboundedReceiver<elements::Data>,
+    pub(super) input: mpsc::UnboundedReceiver<Input>,
     pub(super) output: mpsc::Sender<Elements>,
     pub(super) state: Arc<StateClient>,
     /// To be called to break all of the worker's connections.
     pub(super) disconnect: Box<dyn Fn() + Send>,
 }
 
+/// What a bundle gets.
+pub(super) enum Input {
+    Data(elements::Data),
+    Timers(elements::Timers),
+}
+
 /// A transform of the descriptor, read.
 enum Step {
     Source { coder: Coder },
     Sink { buffer: Vec<u8> },
-    Function { do_fn: Arc<DoFn> },
+    Function(Function),
     Pass,
     Windows { size: Option<i64> },
+}
+
+struct Function {
+    do_fn: Arc<DoFn>,
+    on_timer: Option<Arc<OnTimer>>,
+    timers: TimerFamilies,
 }
 
 /// Runs the bundle. The error is what the worker answers.
@@ -103,28 +117,59 @@ impl<'a> Execution<'a> {
         })
     }
 
-    /// Takes elements until every source has had its last.
+    /// Takes elements and timers until every source and timer family has had its last.
     fn read_input(&mut self) -> Result<(), String> {
-        let mut open: Vec<String> = self
-            .steps
-            .iter()
-            .filter(|(_, step)| matches!(step, Step::Source { .. }))
-            .map(|(id, _)| id.clone())
-            .collect();
+        let mut open: Vec<(String, String)> = Vec::new();
+        for (id, step) in &self.steps {
+            match step {
+                Step::Source { .. } => open.push((id.clone(), String::new())),
+                Step::Function(function) => {
+                    open.extend(function.timers.ids().map(|family| (id.clone(), family.clone())));
+                }
+                Step::Sink { .. } | Step::Pass | Step::Windows { .. } => {}
+            }
+        }
         while !open.is_empty() {
-            let data = self.wires.input.blocking_recv().ok_or("the data stream has ended")?;
-            if !open.contains(&data.transform_id) {
-                return Err(format!("data for {:?}, which is no open source", data.transform_id));
-            }
-            let Some(Step::Source { coder }) = self.steps.get(&data.transform_id) else {
-                return Err(format!("data for {:?}, which is no source", data.transform_id));
+            let (stream, is_last) = match self.wires.input.blocking_recv() {
+                Some(Input::Data(data)) => {
+                    let stream = (data.transform_id.clone(), String::new());
+                    check_open(&open, &stream)?;
+                    self.read_data(&data)?;
+                    (stream, data.is_last)
+                }
+                Some(Input::Timers(timers)) => {
+                    let stream = (timers.transform_id.clone(), timers.timer_family_id.clone());
+                    check_open(&open, &stream)?;
+                    self.fire(&timers)?;
+                    (stream, timers.is_last)
+                }
+                None => return Err("the data stream has ended".to_owned()),
             };
-            for element in element::split(coder, &data.data)? {
-                self.take(&data.transform_id, element)?;
+            if is_last {
+                open.retain(|other| *other != stream);
             }
-            if data.is_last {
-                open.retain(|id| *id != data.transform_id);
-            }
+        }
+        Ok(())
+    }
+
+    fn read_data(&mut self, data: &elements::Data) -> Result<(), String> {
+        let Some(Step::Source { coder }) = self.steps.get(&data.transform_id) else {
+            return Err(format!("data for {:?}, which is no source", data.transform_id));
+        };
+        for element in element::split(coder, &data.data)? {
+            self.take(&data.transform_id, element)?;
+        }
+        Ok(())
+    }
+
+    fn fire(&mut self, timers: &elements::Timers) -> Result<(), String> {
+        let Some(Step::Function(function)) = self.steps.get(&timers.transform_id) else {
+            return Err(format!("timers for {:?}, which has none", timers.transform_id));
+        };
+        let on_timer = function.on_timer.clone();
+        for (timer, element) in function.timers.split(&timers.timer_family_id, &timers.timers)? {
+            let on_timer = on_timer.clone().ok_or("the script has no function for timers")?;
+            self.call(&timers.transform_id, &element, |call| on_timer(&timer, call))?;
         }
         Ok(())
     }
@@ -175,7 +220,6 @@ impl<'a> Execution<'a> {
     }
 
     fn process(&mut self, id: &str, element: &Element) -> Result<(), String> {
-        let mut emitted = Vec::new();
         match self.steps.get_mut(id) {
             Some(Step::Sink { buffer }) => {
                 element.write(buffer)?;
@@ -184,23 +228,45 @@ impl<'a> Execution<'a> {
                     self.send(id, data.into(), false)?;
                 }
             }
-            Some(Step::Function { do_fn }) => {
-                let do_fn = do_fn.clone();
-                let mut call = Call {
-                    state: &self.wires.state,
-                    instruction: &self.wires.instruction,
-                    transform_id: id,
-                    element,
-                    emitted: Vec::new(),
-                    requires_finalization: &mut self.response.requires_finalization,
-                };
-                do_fn(&element.value, &mut call)?;
-                emitted = call.emitted;
+            Some(Step::Function(function)) => {
+                let do_fn = function.do_fn.clone();
+                self.call(id, element, |call| do_fn(&element.value, call))?;
             }
-            Some(Step::Pass) => emitted.push((None, element.clone())),
-            Some(Step::Windows { size }) => emitted.push((None, assign(element, *size))),
+            Some(Step::Pass) => self.emit(id, vec![(None, element.clone())])?,
+            Some(Step::Windows { size }) => {
+                let assigned = assign(element, *size);
+                self.emit(id, vec![(None, assigned)])?;
+            }
             Some(Step::Source { .. }) | None => return Err(format!("{id} takes no input")),
         }
+        Ok(())
+    }
+
+    /// Has the user's function see the element, or a timer that the element stands for.
+    fn call(
+        &mut self,
+        id: &str,
+        element: &Element,
+        function: impl FnOnce(&mut Call<'_>) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let Some(Step::Function(Function { timers, .. })) = self.steps.get_mut(id) else {
+            return Err(format!("{id} has no function"));
+        };
+        let mut call = Call {
+            state: &self.wires.state,
+            instruction: &self.wires.instruction,
+            transform_id: id,
+            element,
+            emitted: Vec::new(),
+            requires_finalization: &mut self.response.requires_finalization,
+            timers,
+        };
+        function(&mut call)?;
+        let emitted = call.emitted;
+        self.emit(id, emitted)
+    }
+
+    fn emit(&mut self, id: &str, emitted: Vec<(Option<String>, Element)>) -> Result<(), String> {
         for (tag, element) in emitted {
             for pcollection in self.outputs(id, tag.as_deref()) {
                 self.hand_on(&pcollection, &element)?;
@@ -220,7 +286,31 @@ impl<'a> Execution<'a> {
             self.embedded.data.push(data);
             return Ok(());
         }
-        let frame = Elements { data: vec![data], timers: Vec::new() };
+        self.send_frame(Elements { data: vec![data], timers: Vec::new() })
+    }
+
+    fn send_timers(
+        &mut self,
+        transform_id: &str,
+        family_id: &str,
+        timers: Bytes,
+        is_last: bool,
+    ) -> Result<(), String> {
+        let timers = elements::Timers {
+            instruction_id: self.wires.instruction.clone(),
+            transform_id: transform_id.to_owned(),
+            timer_family_id: family_id.to_owned(),
+            timers,
+            is_last,
+        };
+        if matches!(self.fault, Some(BundleFault::EmbedOutput)) {
+            self.embedded.timers.push(timers);
+            return Ok(());
+        }
+        self.send_frame(Elements { data: Vec::new(), timers: vec![timers] })
+    }
+
+    fn send_frame(&mut self, frame: Elements) -> Result<(), String> {
         self.wires.output.blocking_send(frame).map_err(|_| "the data stream is closed".to_owned())
     }
 
@@ -238,6 +328,9 @@ impl<'a> Execution<'a> {
             }
             Some(BundleFault::DataForUnknownTransform) => {
                 self.send("no-such-sink", Bytes::from_static(b"x"), false)?;
+            }
+            Some(BundleFault::TimersForUnknownFamily) => {
+                self.send_timers("user", "no-such-family", Bytes::from_static(b"x"), false)?;
             }
             _ => {}
         }
@@ -259,80 +352,43 @@ impl<'a> Execution<'a> {
                 self.send(&id, Bytes::from_static(b"late"), false)?;
             }
         }
-        if !self.embedded.data.is_empty() {
+        self.finish_timers()?;
+        if !self.embedded.data.is_empty() || !self.embedded.timers.is_empty() {
             self.response.elements = Some(self.embedded);
         }
         self.response.monitoring_infos =
             self.counts.iter().map(|(id, count)| element_count(id, *count)).collect();
         Ok(self.response)
     }
+
+    /// Sends the timers of every family, and their end.
+    fn finish_timers(&mut self) -> Result<(), String> {
+        let mut written = Vec::new();
+        for (id, step) in &mut self.steps {
+            if let Step::Function(Function { timers, .. }) = step {
+                let families: Vec<String> = timers.ids().cloned().collect();
+                written.extend(families.into_iter().map(|family| {
+                    let timers = timers.take(&family);
+                    (id.clone(), family, timers)
+                }));
+            }
+        }
+        for (id, family, timers) in written {
+            if !timers.is_empty() {
+                self.send_timers(&id, &family, timers.into(), false)?;
+            }
+            if !matches!(self.fault, Some(BundleFault::TimersWithoutEnd)) {
+                self.send_timers(&id, &family, Bytes::new(), true)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-/// What a function may do besides looking at its element.
-pub struct Call<'a> {
-    state: &'a StateClient,
-    instruction: &'a str,
-    transform_id: &'a str,
-    element: &'a Element,
-    /// By output tag; without one, for all outputs.
-    emitted: Vec<(Option<String>, Element)>,
-    requires_finalization: &'a mut bool,
-}
-
-impl Call<'_> {
-    /// Emits a value (nested encoding) with the time and windows of the element, on every output.
-    pub fn emit_all(&mut self, value: &[u8]) {
-        self.emitted.push((None, self.derived(value)));
-    }
-
-    /// The same, on the output of this tag.
-    pub fn emit(&mut self, tag: &str, value: &[u8]) {
-        self.emitted.push((Some(tag.to_owned()), self.derived(value)));
-    }
-
-    /// Emits a value with an event time of its own, on every output.
-    pub fn emit_at(&mut self, timestamp: EventTime, value: &[u8]) {
-        self.emitted.push((None, Element { timestamp, ..self.derived(value) }));
-    }
-
-    pub fn timestamp(&self) -> EventTime {
-        self.element.timestamp
-    }
-
-    /// The first window of the element, encoded.
-    pub fn window(&self) -> Bytes {
-        self.element.windows.first().cloned().unwrap_or_default()
-    }
-
-    /// All of an iterable side input in the element's first window: encoded values.
-    pub fn side_input(&self, id: &str) -> Result<Vec<u8>, String> {
-        self.state.get(self.instruction, &state::iterable(self.transform_id, id, self.window()))
-    }
-
-    /// The encoded values of a key of a multimap side input.
-    pub fn side_input_of_key(&self, id: &str, key: &[u8]) -> Result<Vec<u8>, String> {
-        self.state.get(self.instruction, &state::multimap(self.transform_id, id, self.window(), key))
-    }
-
-    pub fn bag(&self, id: &str, key: &[u8]) -> Result<Vec<u8>, String> {
-        self.state.get(self.instruction, &state::bag(self.transform_id, id, self.window(), key))
-    }
-
-    pub fn append_to_bag(&self, id: &str, key: &[u8], value: &[u8]) -> Result<(), String> {
-        self.state.append(self.instruction, &state::bag(self.transform_id, id, self.window(), key), value)
-    }
-
-    pub fn clear_bag(&self, id: &str, key: &[u8]) -> Result<(), String> {
-        self.state.clear(self.instruction, &state::bag(self.transform_id, id, self.window(), key))
-    }
-
-    /// Asks to be told of the bundle's commit.
-    pub fn request_finalization(&mut self) {
-        *self.requires_finalization = true;
-    }
-
-    fn derived(&self, value: &[u8]) -> Element {
-        Element { value: Bytes::copy_from_slice(value), ..self.element.clone() }
+fn check_open(open: &[(String, String)], stream: &(String, String)) -> Result<(), String> {
+    match open.contains(stream) {
+        true => Ok(()),
+        false => Err(format!("input for {stream:?}, which is not open")),
     }
 }
 
@@ -354,17 +410,19 @@ fn read_step(
         PAR_DO => {
             let par_do = decode::<ParDoPayload>(&spec.payload)?;
             let side_inputs = par_do.side_inputs.keys().cloned().collect();
+            let timers = TimerFamilies::read(descriptor, &par_do)?;
             let do_fn = par_do.do_fn.ok_or("a ParDo without a do_fn")?;
-            return Ok((function(script, &do_fn.urn)?, side_inputs));
+            return Ok((function(script, &do_fn.urn, timers)?, side_inputs));
         }
-        urn => function(script, urn)?,
+        urn => function(script, urn, TimerFamilies::default())?,
     };
     Ok((step, Vec::new()))
 }
 
-fn function(script: &Script, urn: &str) -> Result<Step, String> {
+fn function(script: &Script, urn: &str, timers: TimerFamilies) -> Result<Step, String> {
     let do_fn = script.function(urn).ok_or_else(|| format!("the script has no function for {urn}"))?;
-    Ok(Step::Function { do_fn: do_fn.clone() })
+    let on_timer = script.timer_function(urn).cloned();
+    Ok(Step::Function(Function { do_fn: do_fn.clone(), on_timer, timers }))
 }
 
 fn port_coder(descriptor: &ProcessBundleDescriptor, spec: &FunctionSpec) -> Result<Coder, String> {

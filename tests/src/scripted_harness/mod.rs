@@ -6,9 +6,11 @@
 //! script says which bundle or worker is to go wrong, and how.
 
 mod bundle;
+mod call;
 mod element;
 mod script;
 mod state;
+mod timers;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -30,8 +32,9 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-pub use bundle::Call;
+pub use call::Call;
 pub use script::{BundleFault, Script, StartFault};
+pub use timers::FiredTimer;
 
 /// A pool of scripted workers. Dropped, it is gone with all its workers, as a LOOPBACK pool is when
 /// its client ends.

@@ -4,17 +4,22 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Call;
+use super::{Call, FiredTimer};
 
 /// A user's function: gets an element's value (nested encoding), emits and asks through the [`Call`].
 /// An error fails the bundle with its text.
 pub(super) type DoFn = dyn Fn(&[u8], &mut Call<'_>) -> Result<(), String> + Send + Sync;
+
+/// A user's function for timers that fire. For its [`Call`] a timer is an element at the timer's hold, in its
+/// windows, with its key as the value.
+pub(super) type OnTimer = dyn Fn(&FiredTimer, &mut Call<'_>) -> Result<(), String> + Send + Sync;
 
 /// Functions by URN, and what goes wrong. Bundles and starts of workers are counted from 1, over all
 /// workers of the harness.
 #[derive(Clone, Default)]
 pub struct Script {
     do_fns: BTreeMap<String, Arc<DoFn>>,
+    on_timers: BTreeMap<String, Arc<OnTimer>>,
     bundle_faults: BTreeMap<usize, BundleFault>,
     start_faults: BTreeMap<usize, StartFault>,
 }
@@ -34,6 +39,10 @@ pub enum BundleFault {
     DataForUnknownInstruction,
     /// Sends data for a transform that is no sink.
     DataForUnknownTransform,
+    /// Sends timers of a family that the transform does not have.
+    TimersForUnknownFamily,
+    /// Marks the end of every sink's data, but not of the timers it has set.
+    TimersWithoutEnd,
     /// Sends data after it marked its end, and never answers.
     DataAfterLast,
     /// Answers with something that is no `ProcessBundleResponse`.
@@ -71,6 +80,15 @@ impl Script {
         self
     }
 
+    /// Has `function` run for each timer that fires in a ParDo whose `do_fn` has this URN.
+    pub fn on_timer<F>(mut self, urn: &str, function: F) -> Self
+    where
+        F: Fn(&FiredTimer, &mut Call<'_>) -> Result<(), String> + Send + Sync + 'static,
+    {
+        self.on_timers.insert(urn.to_owned(), Arc::new(function));
+        self
+    }
+
     pub fn bundle_fault(mut self, bundle: usize, fault: BundleFault) -> Self {
         self.bundle_faults.insert(bundle, fault);
         self
@@ -89,6 +107,10 @@ impl Script {
 
     pub(super) fn function(&self, urn: &str) -> Option<&Arc<DoFn>> {
         self.do_fns.get(urn)
+    }
+
+    pub(super) fn timer_function(&self, urn: &str) -> Option<&Arc<OnTimer>> {
+        self.on_timers.get(urn)
     }
 
     pub(super) fn fault_of_bundle(&self, bundle: usize) -> Option<&BundleFault> {

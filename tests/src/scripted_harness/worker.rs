@@ -15,8 +15,7 @@ use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
     Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, ProcessBundleDescriptor, RegisterResponse, StartWorkerRequest, elements,
-    log_entry,
+    InstructionResponse, LogEntry, ProcessBundleDescriptor, RegisterResponse, StartWorkerRequest, log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -29,7 +28,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Request, Status};
 
 use super::Shared;
-use super::bundle::{self, Wires};
+use super::bundle::{self, Input as Received, Wires};
 use super::script::BundleFault;
 use super::state::StateClient;
 
@@ -51,8 +50,8 @@ struct Worker {
 struct Inputs(Mutex<HashMap<String, Input>>);
 
 struct Input {
-    sender: mpsc::UnboundedSender<elements::Data>,
-    receiver: Option<mpsc::UnboundedReceiver<elements::Data>>,
+    sender: mpsc::UnboundedSender<Received>,
+    receiver: Option<mpsc::UnboundedReceiver<Received>>,
 }
 
 /// Runs until the runner ends the control stream or the script breaks the connections.
@@ -106,7 +105,13 @@ async fn serve(
     let receiving = worker.clone();
     tasks.spawn(async move {
         while let Some(Ok(frame)) = data.next().await {
-            frame.data.into_iter().for_each(|data| receiving.inputs.put(data));
+            // In the order of the Python harness: within a message timers come first.
+            for timers in frame.timers {
+                receiving.inputs.put(&timers.instruction_id.clone(), Received::Timers(timers));
+            }
+            for data in frame.data {
+                receiving.inputs.put(&data.instruction_id.clone(), Received::Data(data));
+            }
         }
         receiving.inputs.close();
     });
@@ -209,11 +214,11 @@ impl Worker {
 }
 
 impl Inputs {
-    fn put(&self, data: elements::Data) {
-        self.of(&mut self.0.lock().unwrap(), &data.instruction_id.clone()).sender.send(data).ok();
+    fn put(&self, instruction: &str, received: Received) {
+        self.of(&mut self.0.lock().unwrap(), instruction).sender.send(received).ok();
     }
 
-    fn take(&self, instruction: &str) -> Option<mpsc::UnboundedReceiver<elements::Data>> {
+    fn take(&self, instruction: &str) -> Option<mpsc::UnboundedReceiver<Received>> {
         self.of(&mut self.0.lock().unwrap(), instruction).receiver.take()
     }
 

@@ -7,3 +7,4 @@ mod bundles;
 mod environments;
 mod faults;
 mod support;
+mod timers;

@@ -9,7 +9,7 @@ use beam_model::coders::{Coder, PaneInfo, varint, windowed_value};
 use beam_model::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use beam_model::pipeline::{
     self, ArtifactFilePayload, ArtifactInformation, Environment, FunctionSpec, PCollection, PTransform,
-    ParDoPayload,
+    ParDoPayload, TimerFamilySpec,
 };
 use beam_model::time::EventTime;
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
@@ -80,11 +80,16 @@ pub struct Job {
 impl Job {
     /// source → ParDo `do_fn` → sink, on bytes in the global window.
     pub fn stage(&self, do_fn: &str) -> Stage {
+        self.stage_with_timers(do_fn, &[])
+    }
+
+    /// The same, and the ParDo has these timer families.
+    pub fn stage_with_timers(&self, do_fn: &str, families: &[&str]) -> Stage {
         let factory = self.bundles.stage(Arc::new(StageSpec {
             name: format!("stage ({do_fn})"),
             environment_id: ENVIRONMENT.to_owned(),
             environment: self.environment.clone(),
-            descriptor: descriptor(do_fn),
+            descriptor: descriptor(do_fn, families),
         }));
         Stage { factory }
     }
@@ -112,6 +117,18 @@ impl Stage {
         self.run_blocks(name, Box::new(std::iter::once(Ok(block))), state, outputs).await
     }
 
+    /// Runs a bundle on these values and timers.
+    pub async fn run_timers(
+        &self,
+        name: &str,
+        values: &[&str],
+        timers: Vec<TimerBlock>,
+        outputs: Arc<Outputs>,
+    ) -> Result<Ran, Fault> {
+        let blocks = Box::new(std::iter::once(Ok(encode(values))));
+        self.run_all(name, blocks, timers, Arc::default(), outputs).await
+    }
+
     pub async fn run_blocks(
         &self,
         name: &str,
@@ -119,9 +136,21 @@ impl Stage {
         state: Arc<State>,
         outputs: Arc<Outputs>,
     ) -> Result<Ran, Fault> {
+        self.run_all(name, blocks, Vec::new(), state, outputs).await
+    }
+
+    async fn run_all(
+        &self,
+        name: &str,
+        blocks: Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>,
+        timers: Vec<TimerBlock>,
+        state: Arc<State>,
+        outputs: Arc<Outputs>,
+    ) -> Result<Ran, Fault> {
         let running = self.factory.process(RemoteBundle {
             instruction: name.to_owned(),
             inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks }],
+            timers,
             state,
             outputs: outputs.clone(),
         });
@@ -156,11 +185,14 @@ fn decode(mut block: &[u8]) -> Vec<String> {
     values
 }
 
-fn descriptor(do_fn: &str) -> ProcessBundleDescriptor {
+fn descriptor(do_fn: &str, families: &[&str]) -> ProcessBundleDescriptor {
     let port =
         RemoteGrpcPort { api_service_descriptor: None, coder_id: "windowed".to_owned() }.encode_to_vec();
     let do_fn = FunctionSpec { urn: do_fn.to_owned(), payload: Bytes::new() };
-    let par_do = ParDoPayload { do_fn: Some(do_fn), ..Default::default() }.encode_to_vec();
+    let family = TimerFamilySpec { timer_family_coder_id: "timer".to_owned(), ..Default::default() };
+    let timer_family_specs = families.iter().map(|&id| (id.to_owned(), family.clone())).collect();
+    let par_do = ParDoPayload { do_fn: Some(do_fn), timer_family_specs, ..Default::default() };
+    let par_do = par_do.encode_to_vec();
     let transform = |urn: &str, payload: Vec<u8>, input: Option<&str>, output: Option<&str>| PTransform {
         spec: Some(FunctionSpec { urn: urn.to_owned(), payload: payload.into() }),
         inputs: input.map(|id| ("in".to_owned(), id.to_owned())).into_iter().collect(),
@@ -183,6 +215,7 @@ fn descriptor(do_fn: &str) -> ProcessBundleDescriptor {
         coders: BTreeMap::from([
             ("bytes".to_owned(), coder(standard_coders::BYTES, &[])),
             ("window".to_owned(), coder(standard_coders::GLOBAL_WINDOW, &[])),
+            ("timer".to_owned(), coder(standard_coders::TIMER, &["bytes", "window"])),
             ("windowed".to_owned(), coder(standard_coders::WINDOWED_VALUE, &["bytes", "window"])),
         ]),
         ..Default::default()
@@ -193,6 +226,7 @@ fn descriptor(do_fn: &str) -> ProcessBundleDescriptor {
 #[derive(Default)]
 pub struct Outputs {
     pub blocks: Mutex<Vec<Bytes>>,
+    pub timers: Mutex<Vec<TimerBlock>>,
     pub refuse: bool,
 }
 
@@ -209,6 +243,14 @@ impl OutputReceiver for Outputs {
             return Err(Fault::runner("the output is refused"));
         }
         self.blocks.lock().unwrap().push(block);
+        Ok(())
+    }
+
+    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
+        if self.refuse {
+            return Err(Fault::runner("the timers are refused"));
+        }
+        self.timers.lock().unwrap().push(timers);
         Ok(())
     }
 }

@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use beam_model::fn_execution::instruction_response::Response;
 use beam_model::fn_execution::{InstructionResponse, ProcessBundleResponse, elements};
 use runner_core::fault::Fault;
-use runner_core::ports::{OutputReceiver, StateHandler};
+use runner_core::ports::{OutputReceiver, StateHandler, TimerBlock};
 use tokio::sync::oneshot;
+
+use super::timers::TimerFamily;
 
 pub(crate) struct ActiveBundle {
     pub(crate) state: Arc<dyn StateHandler>,
@@ -16,11 +18,20 @@ pub(crate) struct ActiveBundle {
 }
 
 struct Progress {
-    /// Sinks whose last element has not been seen.
-    open_sinks: BTreeSet<String>,
+    /// What the end of has not been seen.
+    open: BTreeSet<OutputStream>,
     response: Option<ProcessBundleResponse>,
     /// Taken when the bundle has ended, one way or another.
     ending: Option<oneshot::Sender<Ending>>,
+}
+
+/// What a worker writes during a bundle and marks the end of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum OutputStream {
+    /// The elements for a data sink.
+    Sink(String),
+    /// The timers of a family that are set and cleared. Ended also if there are none.
+    Timers(TimerFamily),
 }
 
 /// How a bundle ended on its worker.
@@ -36,12 +47,12 @@ pub(crate) enum Ending {
 
 impl ActiveBundle {
     pub(crate) fn new(
-        sinks: BTreeSet<String>,
+        streams: BTreeSet<OutputStream>,
         state: Arc<dyn StateHandler>,
         outputs: Arc<dyn OutputReceiver>,
     ) -> (Arc<Self>, oneshot::Receiver<Ending>) {
         let (sender, receiver) = oneshot::channel();
-        let progress = Progress { open_sinks: sinks, response: None, ending: Some(sender) };
+        let progress = Progress { open: streams, response: None, ending: Some(sender) };
         (Arc::new(Self { state, outputs, progress: Mutex::new(progress) }), receiver)
     }
 
@@ -49,28 +60,64 @@ impl ActiveBundle {
     ///
     /// Errors: the worker broke the protocol; how, to follow "worker X …".
     pub(crate) fn receive(&self, data: elements::Data) -> Result<(), String> {
+        let elements::Data { instruction_id, transform_id, data, is_last } = data;
+        let stream = OutputStream::Sink(transform_id.clone());
+        let taken = self.take(stream, is_last, || match data.is_empty() {
+            true => Ok(()),
+            false => self.outputs.receive(&transform_id, data),
+        });
+        taken.map_err(|Unexpected| {
+            format!(
+                "sent data for transform {transform_id:?} of instruction {instruction_id}, which is none of \
+                 its sinks, or after it had marked the end of that sink's data"
+            )
+        })
+    }
+
+    /// Takes timers that the worker set or cleared. Errors as for [`Self::receive`].
+    pub(crate) fn receive_timers(&self, timers: elements::Timers) -> Result<(), String> {
+        let elements::Timers { instruction_id, transform_id, timer_family_id, timers, is_last } = timers;
+        let family = TimerFamily { transform_id, family_id: timer_family_id };
+        let taken = self.take(OutputStream::Timers(family.clone()), is_last, || {
+            let TimerFamily { transform_id, family_id } = family.clone();
+            match timers.is_empty() {
+                true => Ok(()),
+                false => self.outputs.receive_timers(TimerBlock { transform_id, family_id, timers }),
+            }
+        });
+        let TimerFamily { transform_id, family_id } = &family;
+        taken.map_err(|Unexpected| {
+            format!(
+                "sent timers of family {family_id:?} of transform {transform_id:?} of instruction \
+                 {instruction_id}, which has no such family, or after it had marked the end of that \
+                 family's timers"
+            )
+        })
+    }
+
+    /// Hands on a part of an open stream, and closes the stream if the part is its last.
+    fn take(
+        &self,
+        stream: OutputStream,
+        is_last: bool,
+        hand_on: impl FnOnce() -> Result<(), Fault>,
+    ) -> Result<(), Unexpected> {
         let progress = self.progress();
         if progress.ending.is_none() {
             return Ok(());
         }
-        if !progress.open_sinks.contains(&data.transform_id) {
-            return Err(format!(
-                "sent data for transform {:?} of instruction {}, which is none of its sinks, or after it \
-                 had marked the end of that sink's data",
-                data.transform_id, data.instruction_id
-            ));
+        if !progress.open.contains(&stream) {
+            return Err(Unexpected);
         }
         // Not held while the receiver works: the worker's answer must not have to wait for it.
         drop(progress);
-        if !data.data.is_empty()
-            && let Err(fault) = self.outputs.receive(&data.transform_id, data.data)
-        {
+        if let Err(fault) = hand_on() {
             self.progress().end(Ending::Refused(fault));
             return Ok(());
         }
-        if data.is_last {
+        if is_last {
             let mut progress = self.progress();
-            progress.open_sinks.remove(&data.transform_id);
+            progress.open.remove(&stream);
             progress.end_if_complete();
         }
         Ok(())
@@ -88,8 +135,9 @@ impl ActiveBundle {
                 answer.instruction_id
             ));
         };
-        for data in response.elements.take().into_iter().flat_map(|elements| elements.data) {
-            self.receive(data)?;
+        if let Some(elements) = response.elements.take() {
+            elements.data.into_iter().try_for_each(|data| self.receive(data))?;
+            elements.timers.into_iter().try_for_each(|timers| self.receive_timers(timers))?;
         }
         let mut progress = self.progress();
         progress.response = Some(response);
@@ -106,9 +154,12 @@ impl ActiveBundle {
     }
 }
 
+/// A part of a stream that is not open.
+struct Unexpected;
+
 impl Progress {
     fn end_if_complete(&mut self) {
-        if self.open_sinks.is_empty()
+        if self.open.is_empty()
             && let Some(response) = self.response.take()
         {
             self.end(Ending::Done(response));

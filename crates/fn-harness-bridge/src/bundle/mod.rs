@@ -5,6 +5,8 @@ mod finalizer;
 mod job;
 mod response;
 mod stage;
+mod timers;
 
-pub(crate) use active::{ActiveBundle, Ending};
+pub(crate) use active::{ActiveBundle, Ending, OutputStream};
 pub(crate) use job::{JobBundles, JobContext};
+pub(crate) use timers::{FiredTimers, TimerFamily};

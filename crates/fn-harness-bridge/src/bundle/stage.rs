@@ -11,8 +11,7 @@ use runner_core::fault::Fault;
 use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
 
 use super::finalizer::BundleFinalizer;
-use super::response;
-use super::{ActiveBundle, Ending};
+use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
 use crate::worker::{EnvironmentWorkers, Lease};
@@ -22,20 +21,25 @@ pub(crate) struct StageBundles {
     workers: Arc<EnvironmentWorkers>,
     spec: Arc<StageSpec>,
     sources: BTreeSet<String>,
-    sinks: BTreeSet<String>,
+    timer_families: BTreeSet<TimerFamily>,
+    /// What a worker is to mark the end of in every bundle.
+    output_streams: BTreeSet<OutputStream>,
 }
 
 impl StageBundles {
     pub(crate) fn new(shared: Arc<Shared>, workers: Arc<EnvironmentWorkers>, spec: Arc<StageSpec>) -> Self {
-        let with_urn = |urn: &str| {
+        let with_urn = |urn: &str| -> BTreeSet<String> {
             let transforms = spec.descriptor.transforms.iter();
             transforms
                 .filter(|(_, transform)| transform.spec.as_ref().is_some_and(|spec| spec.urn == urn))
                 .map(|(id, _)| id.clone())
                 .collect()
         };
-        let (sources, sinks) = (with_urn(DATA_SOURCE), with_urn(DATA_SINK));
-        Self { shared, workers, spec, sources, sinks }
+        let sources = with_urn(DATA_SOURCE);
+        let timer_families = timers::families(&spec.descriptor);
+        let sinks = with_urn(DATA_SINK).into_iter().map(OutputStream::Sink);
+        let output_streams = sinks.chain(timer_families.iter().cloned().map(OutputStream::Timers)).collect();
+        Self { shared, workers, spec, sources, timer_families, output_streams }
     }
 
     /// The blocks for every source; one that the bundle names no input for gets none.
@@ -60,12 +64,13 @@ impl StageBundles {
 #[async_trait]
 impl StageBundleFactory for StageBundles {
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
-        let RemoteBundle { instruction, inputs, state, outputs } = bundle;
+        let RemoteBundle { instruction, inputs, timers, state, outputs } = bundle;
         let inputs = self.inputs(inputs)?;
+        let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
         let instruction = worker.next_instruction(&instruction);
-        let (active, mut ending) = ActiveBundle::new(self.sinks.clone(), state, outputs);
+        let (active, mut ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active) {
             return Err(worker.fault().await);
         }
@@ -74,7 +79,7 @@ impl StageBundleFactory for StageBundles {
         let work = async {
             let request = process_bundle(&running.instruction, &self.spec.descriptor.id);
             worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
-            feed(&worker, &running.instruction, inputs).await
+            feed(&worker, &running.instruction, inputs, timers).await
         };
         tokio::pin!(work);
         let ending = tokio::select! {

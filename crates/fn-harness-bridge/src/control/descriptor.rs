@@ -14,6 +14,7 @@ pub(super) fn with_endpoints(
 ) -> Result<ProcessBundleDescriptor, BridgeError> {
     let mut descriptor = stage.descriptor.clone();
     descriptor.state_api_service_descriptor = Some(endpoint.clone());
+    descriptor.timer_api_service_descriptor = Some(endpoint.clone());
     for (id, transform) in &mut descriptor.transforms {
         let Some(spec) =
             transform.spec.as_mut().filter(|spec| [DATA_SOURCE, DATA_SINK].contains(&&*spec.urn))

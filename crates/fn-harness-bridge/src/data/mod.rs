@@ -4,8 +4,8 @@ mod outbound;
 
 use std::sync::Arc;
 
+use beam_model::fn_execution::Elements;
 use beam_model::fn_execution::beam_fn_data_server::BeamFnData;
-use beam_model::fn_execution::{Elements, elements};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::BridgeError;
@@ -66,23 +66,23 @@ fn receive(worker: &WorkerSession, frame: Elements) -> Result<(), String> {
     for data in frame.data {
         match worker.bundle(&data.instruction_id) {
             Some(bundle) => bundle.receive(data)?,
-            None => late(worker, &data)?,
+            None => late(worker, "data", &data.instruction_id)?,
         }
     }
-    match frame.timers.into_iter().find(|timers| !timers.timers.is_empty()) {
-        Some(timers) => Err(format!(
-            "sent timers of transform {:?}, though no stage that it was given has any",
-            timers.transform_id
-        )),
-        None => Ok(()),
+    for timers in frame.timers {
+        match worker.bundle(&timers.instruction_id) {
+            Some(bundle) => bundle.receive_timers(timers)?,
+            None => late(worker, "timers", &timers.instruction_id)?,
+        }
     }
+    Ok(())
 }
 
-/// Data of a bundle that is over, e.g. because it failed, is of no use; of one that never was, a fault.
-fn late(worker: &WorkerSession, data: &elements::Data) -> Result<(), String> {
-    if !worker.knows_instruction(&data.instruction_id) {
-        return Err(format!("sent data for instruction {:?}, which it was never given", data.instruction_id));
+/// Output of a bundle that is over, e.g. because it failed, is of no use; of one that never was, a fault.
+fn late(worker: &WorkerSession, what: &str, instruction: &str) -> Result<(), String> {
+    if !worker.knows_instruction(instruction) {
+        return Err(format!("sent {what} for instruction {instruction:?}, which it was never given"));
     }
-    tracing::debug!(worker = %worker.id, instruction = %data.instruction_id, "data of a bundle that is over");
+    tracing::debug!(worker = %worker.id, %instruction, "{what} of a bundle that is over");
     Ok(())
 }

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use beam_model::fn_execution::{Elements, elements};
 use bytes::{Bytes, BytesMut};
 use runner_core::fault::Fault;
+use runner_core::ports::TimerBlock;
 
+use crate::bundle::{FiredTimers, TimerFamily};
 use crate::worker::WorkerSession;
 
 /// A message ends when it holds so many bytes. Large enough that its cost does not count, small enough
@@ -24,11 +26,12 @@ pub(crate) enum FeedError {
     WorkerGone,
 }
 
-/// Sends all inputs of a bundle, and the mark of their end for each.
+/// Sends all inputs of a bundle, then its timers, and the mark of their end for each.
 pub(crate) async fn feed(
     worker: &WorkerSession,
     instruction: &str,
     inputs: BTreeMap<String, Blocks>,
+    timers: FiredTimers,
 ) -> Result<(), FeedError> {
     let mut frame = Frame { instruction, elements: Elements::default(), bytes: 0 };
     for (transform_id, mut blocks) in inputs {
@@ -55,6 +58,28 @@ pub(crate) async fn feed(
             frame.send(worker).await?;
         }
     }
+    feed_timers(frame, worker, timers).await
+}
+
+/// The Python harness takes the timers of a message before its data, so timers that fire go in a message
+/// after the data's. The ends are in the last message of all: the Go harness counts an end for each
+/// transform, not for each family, and reads no further when it has enough of them.
+async fn feed_timers(
+    mut frame: Frame<'_>,
+    worker: &WorkerSession,
+    timers: FiredTimers,
+) -> Result<(), FeedError> {
+    let FiredTimers { blocks, families } = timers;
+    if !blocks.is_empty() {
+        frame.send(worker).await?;
+    }
+    for TimerBlock { transform_id, family_id, timers } in blocks {
+        if frame.bytes >= FRAME_BYTES {
+            frame.send(worker).await?;
+        }
+        frame.push_timers(TimerFamily { transform_id, family_id }, timers, false);
+    }
+    families.into_iter().for_each(|family| frame.push_timers(family, Bytes::new(), true));
     frame.send(worker).await
 }
 
@@ -77,10 +102,22 @@ impl Frame<'_> {
         });
     }
 
+    /// The end is a message of its own here too.
+    fn push_timers(&mut self, family: TimerFamily, timers: Bytes, is_last: bool) {
+        self.bytes += timers.len();
+        self.elements.timers.push(elements::Timers {
+            instruction_id: self.instruction.to_owned(),
+            transform_id: family.transform_id,
+            timer_family_id: family.family_id,
+            timers,
+            is_last,
+        });
+    }
+
     async fn send(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
         self.bytes = 0;
         let elements = std::mem::take(&mut self.elements);
-        if elements.data.is_empty() {
+        if elements.data.is_empty() && elements.timers.is_empty() {
             return Ok(());
         }
         worker.data.send(elements).await.map_err(|_| FeedError::WorkerGone)

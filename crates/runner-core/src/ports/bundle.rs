@@ -21,8 +21,8 @@ pub struct StageSpec {
     pub environment_id: String,
     pub environment: Environment,
     /// Complete but for endpoints: whoever registers it fills in the `api_service_descriptor` of each
-    /// `RemoteGrpcPort` (transforms `beam:runner:source:v1` and `beam:runner:sink:v1`) and
-    /// `state_api_service_descriptor`. Its `id` is unique in the job.
+    /// `RemoteGrpcPort` (transforms `beam:runner:source:v1` and `beam:runner:sink:v1`) the
+    /// descriptor's own for state and timers. Its `id` is unique in the job.
     pub descriptor: ProcessBundleDescriptor,
 }
 

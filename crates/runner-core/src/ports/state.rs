@@ -58,7 +58,8 @@ pub enum StateKey {
         window: Bytes,
         key: Bytes,
     },
-    /// `start` inclusive, `end` exclusive, in milliseconds of the sort key.
+    /// `start` inclusive, `end` exclusive, in the unit of the SDK's sort keys: microseconds in Python,
+    /// milliseconds in Java. All of the list from `i64::MIN` to `i64::MAX`.
     OrderedListUserState {
         transform_id: String,
         state_id: String,

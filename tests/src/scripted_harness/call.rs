@@ -1,0 +1,93 @@
+//! What a user's function in a scripted bundle can do.
+
+use beam_model::time::EventTime;
+use bytes::Bytes;
+
+use super::element::Element;
+use super::state::{self, StateClient};
+use super::timers::TimerFamilies;
+
+/// What a function may do besides looking at its element.
+pub struct Call<'a> {
+    pub(super) state: &'a StateClient,
+    pub(super) instruction: &'a str,
+    pub(super) transform_id: &'a str,
+    pub(super) element: &'a Element,
+    /// By output tag; without one, for all outputs.
+    pub(super) emitted: Vec<(Option<String>, Element)>,
+    pub(super) requires_finalization: &'a mut bool,
+    pub(super) timers: &'a mut TimerFamilies,
+}
+
+impl Call<'_> {
+    /// Emits a value (nested encoding) with the time and windows of the element, on every output.
+    pub fn emit_all(&mut self, value: &[u8]) {
+        self.emitted.push((None, self.derived(value)));
+    }
+
+    /// The same, on the output of this tag.
+    pub fn emit(&mut self, tag: &str, value: &[u8]) {
+        self.emitted.push((Some(tag.to_owned()), self.derived(value)));
+    }
+
+    /// Emits a value with an event time of its own, on every output.
+    pub fn emit_at(&mut self, timestamp: EventTime, value: &[u8]) {
+        self.emitted.push((None, Element { timestamp, ..self.derived(value) }));
+    }
+
+    pub fn timestamp(&self) -> EventTime {
+        self.element.timestamp
+    }
+
+    /// The first window of the element, encoded.
+    pub fn window(&self) -> Bytes {
+        self.element.windows.first().cloned().unwrap_or_default()
+    }
+
+    /// All of an iterable side input in the element's first window: encoded values.
+    pub fn side_input(&self, id: &str) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::iterable(self.transform_id, id, self.window()))
+    }
+
+    /// The encoded values of a key of a multimap side input.
+    pub fn side_input_of_key(&self, id: &str, key: &[u8]) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::multimap(self.transform_id, id, self.window(), key))
+    }
+
+    pub fn bag(&self, id: &str, key: &[u8]) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::bag(self.transform_id, id, self.window(), key))
+    }
+
+    pub fn append_to_bag(&self, id: &str, key: &[u8], value: &[u8]) -> Result<(), String> {
+        self.state.append(self.instruction, &state::bag(self.transform_id, id, self.window(), key), value)
+    }
+
+    pub fn clear_bag(&self, id: &str, key: &[u8]) -> Result<(), String> {
+        self.state.clear(self.instruction, &state::bag(self.transform_id, id, self.window(), key))
+    }
+
+    /// Sets a timer of a key (nested encoding) in the first window of the element.
+    pub fn set_timer(
+        &mut self,
+        family: &str,
+        key: &[u8],
+        tag: &str,
+        fire: EventTime,
+        hold: EventTime,
+    ) -> Result<(), String> {
+        self.timers.write(family, key, tag, self.element, Some((fire, hold)))
+    }
+
+    pub fn clear_timer(&mut self, family: &str, key: &[u8], tag: &str) -> Result<(), String> {
+        self.timers.write(family, key, tag, self.element, None)
+    }
+
+    /// Asks to be told of the bundle's commit.
+    pub fn request_finalization(&mut self) {
+        *self.requires_finalization = true;
+    }
+
+    fn derived(&self, value: &[u8]) -> Element {
+        Element { value: Bytes::copy_from_slice(value), ..self.element.clone() }
+    }
+}
