@@ -1,0 +1,247 @@
+//! What one attempt of a bundle sees and writes.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+
+use super::bag::{self, BagWrites};
+use super::map::{Multimap, MultimapView, MultimapWrites};
+use super::ordered_list::{self, OrderedList, OrderedListWrites, Span};
+use super::store::{ByState, Cells, StateNumber, StateStore};
+use super::{MapValues, UserStateKind};
+use crate::fault::Fault;
+use crate::ports::{StateHandler, StateKey, StatePage};
+
+/// The user state of one attempt of a bundle: what is committed, and its own writes over that. Nobody else
+/// sees the writes before [`Self::commit`]; dropping it discards them.
+pub struct BundleState {
+    store: Arc<StateStore>,
+    uncommitted: Mutex<Uncommitted>,
+}
+
+#[derive(Default)]
+struct Uncommitted {
+    writes: Writes,
+    bytes: u64,
+}
+
+pub(super) type Writes = HashMap<Owner, CellWrites>;
+
+/// Whose state.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Owner {
+    pub(super) window: Bytes,
+    pub(super) key: Bytes,
+}
+
+/// What is written for a key in a window.
+#[derive(Default)]
+pub(super) struct CellWrites {
+    bags: ByState<BagWrites>,
+    multimaps: ByState<MultimapWrites>,
+    ordered_lists: ByState<OrderedListWrites>,
+}
+
+impl BundleState {
+    pub(super) fn new(store: Arc<StateStore>) -> Self {
+        Self { store, uncommitted: Mutex::default() }
+    }
+
+    /// Makes all writes so far visible at once. Takes time by what was written, not by what is stored.
+    pub fn commit(&self) {
+        let Uncommitted { writes, .. } = std::mem::take(&mut *self.uncommitted());
+        if !writes.is_empty() {
+            self.store.apply(writes);
+        }
+    }
+
+    /// Bytes of keys, windows and values that are written and not committed.
+    pub fn uncommitted_bytes(&self) -> u64 {
+        self.uncommitted().bytes
+    }
+
+    fn uncommitted(&self) -> MutexGuard<'_, Uncommitted> {
+        self.uncommitted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write<R>(&self, owner: &Owner, write: impl FnOnce(&mut CellWrites) -> R) -> R {
+        let mut uncommitted = self.uncommitted();
+        let Uncommitted { writes, bytes } = &mut *uncommitted;
+        if !writes.contains_key(owner) {
+            // What comes from a message holds on to the whole of it.
+            let Owner { window, key } = owner;
+            let owner = Owner { window: Bytes::copy_from_slice(window), key: Bytes::copy_from_slice(key) };
+            *bytes += (window.len() + key.len()) as u64;
+            writes.insert(owner, CellWrites::default());
+        }
+        let cells = writes.entry(owner.clone()).or_default();
+        *bytes -= cells.bytes();
+        let written = write(cells);
+        *bytes += cells.bytes();
+        written
+    }
+
+    /// Finds out what a key is about.
+    ///
+    /// Errors: it is none of the stage's user state, or the state is of another kind.
+    fn read_key<'a>(&'a self, key: &'a StateKey) -> Result<Request<'a>, Fault> {
+        let (transform_id, state_id, window, user_key) = match key {
+            StateKey::BagUserState { transform_id, state_id, window, key }
+            | StateKey::MultimapUserState { transform_id, state_id, window, key, .. }
+            | StateKey::MultimapKeysUserState { transform_id, state_id, window, key }
+            | StateKey::MultimapEntriesUserState { transform_id, state_id, window, key }
+            | StateKey::OrderedListUserState { transform_id, state_id, window, key, .. } => {
+                (transform_id, state_id, window, key)
+            }
+            StateKey::Runner { .. }
+            | StateKey::IterableSideInput { .. }
+            | StateKey::MultimapSideInput { .. }
+            | StateKey::MultimapKeysSideInput { .. }
+            | StateKey::MultimapKeysValuesSideInput { .. } => return Err(self.refuse(key)),
+        };
+        let declared = self.store.declared(transform_id, state_id).ok_or_else(|| self.refuse(key))?;
+        let part = match (key, &declared.kind) {
+            (StateKey::BagUserState { .. }, UserStateKind::Bag) => StatePart::Bag,
+            (StateKey::MultimapUserState { map_key, .. }, UserStateKind::Multimap(_)) => {
+                StatePart::MapKey(map_key)
+            }
+            (StateKey::MultimapKeysUserState { .. }, UserStateKind::Multimap(_)) => StatePart::MapKeys,
+            (StateKey::MultimapEntriesUserState { .. }, UserStateKind::Multimap(values)) => {
+                StatePart::MapEntries(values)
+            }
+            (StateKey::OrderedListUserState { start, end, .. }, UserStateKind::OrderedList) => {
+                StatePart::OrderedList(Span::new(*start, *end))
+            }
+            (_, UserStateKind::Bag | UserStateKind::Multimap(_) | UserStateKind::OrderedList) => {
+                return Err(self.refuse(key));
+            }
+        };
+        let owner = Owner { window: window.clone(), key: user_key.clone() };
+        Ok(Request { owner, state: declared.number, part })
+    }
+
+    fn refuse(&self, key: &StateKey) -> Fault {
+        Fault::environment(format!(
+            "{}: a worker asked for state that its stage does not have: {key:?}",
+            self.store.stage
+        ))
+    }
+}
+
+/// A key, read.
+struct Request<'a> {
+    owner: Owner,
+    state: StateNumber,
+    part: StatePart<'a>,
+}
+
+/// What of a state is asked for.
+enum StatePart<'a> {
+    Bag,
+    MapKey(&'a Bytes),
+    MapKeys,
+    MapEntries(&'a MapValues),
+    /// `None`: an empty range.
+    OrderedList(Option<Span>),
+}
+
+impl StateHandler for BundleState {
+    fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
+        let Request { owner, state, part } = self.read_key(key)?;
+        let committed = self.store.cells_of(&owner.window, &owner.key);
+        let committed = committed.as_deref();
+        let uncommitted = self.uncommitted();
+        let writes = uncommitted.writes.get(&owner);
+        let page = match part {
+            StatePart::Bag => {
+                let writes = writes.and_then(|writes| writes.bags.get(state));
+                bag::get(committed.and_then(|cells| cells.bags.get(state)), writes, continuation)
+            }
+            StatePart::MapKey(map_key) => multimap(committed, writes, state).values(map_key, continuation),
+            StatePart::MapKeys => multimap(committed, writes, state).keys(continuation),
+            StatePart::MapEntries(values) => multimap(committed, writes, state).entries(values, continuation),
+            StatePart::OrderedList(None) => Ok(StatePage::default()),
+            StatePart::OrderedList(Some(span)) => {
+                let writes = writes.and_then(|writes| writes.ordered_lists.get(state));
+                let committed = committed.and_then(|cells| cells.ordered_lists.get(state));
+                ordered_list::get(committed, writes, span, continuation)
+            }
+        };
+        page.map_err(|fault| fault.at(&self.store.stage))
+    }
+
+    fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault> {
+        let Request { owner, state, part } = self.read_key(key)?;
+        match part {
+            StatePart::Bag => {
+                self.write(&owner, |cells| cells.bags.change(state, |bag| bag.appended.append(data)))
+            }
+            StatePart::MapKey(map_key) => {
+                self.write(&owner, |cells| cells.multimaps.change(state, |map| map.append(map_key, data)))
+            }
+            StatePart::OrderedList(_) => {
+                let appended =
+                    self.write(&owner, |cells| cells.ordered_lists.change(state, |list| list.append(&data)));
+                return appended.map_err(|fault| fault.at(&self.store.stage));
+            }
+            StatePart::MapKeys | StatePart::MapEntries(_) => {
+                return Err(Fault::environment(format!(
+                    "{}: a worker appended to the keys of a map as a whole, which can only be read and cleared",
+                    self.store.stage
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&self, key: &StateKey) -> Result<(), Fault> {
+        let Request { owner, state, part } = self.read_key(key)?;
+        match part {
+            StatePart::Bag => self.write(&owner, |cells| cells.bags.change(state, BagWrites::clear)),
+            StatePart::MapKey(map_key) => {
+                self.write(&owner, |cells| cells.multimaps.change(state, |map| map.clear_key(map_key)))
+            }
+            StatePart::MapKeys | StatePart::MapEntries(_) => {
+                self.write(&owner, |cells| cells.multimaps.change(state, MultimapWrites::clear))
+            }
+            StatePart::OrderedList(None) => {}
+            StatePart::OrderedList(Some(span)) => {
+                self.write(&owner, |cells| cells.ordered_lists.change(state, |list| list.clear(span)))
+            }
+        }
+        Ok(())
+    }
+}
+
+fn multimap<'a>(
+    committed: Option<&'a Cells>,
+    writes: Option<&'a CellWrites>,
+    state: StateNumber,
+) -> MultimapView<'a> {
+    MultimapView {
+        committed: committed.and_then(|cells| cells.multimaps.get(state)),
+        writes: writes.and_then(|writes| writes.multimaps.get(state)),
+    }
+}
+
+impl CellWrites {
+    fn bytes(&self) -> u64 {
+        let bags: u64 = self.bags.iter().map(|bag| bag.appended.bytes()).sum();
+        let multimaps: u64 = self.multimaps.iter().map(MultimapWrites::bytes).sum();
+        bags + multimaps + self.ordered_lists.iter().map(OrderedListWrites::bytes).sum::<u64>()
+    }
+
+    pub(super) fn commit(self, cells: &mut Cells) {
+        for (state, writes) in self.bags.into_iter() {
+            // A bag to which nothing but no bytes was appended is as good as an empty one.
+            cells.bags.update(state, |bag| writes.commit(bag), |bag| bag.bytes() == 0);
+        }
+        for (state, writes) in self.multimaps.into_iter() {
+            cells.multimaps.update(state, |map| writes.commit(map), Multimap::is_empty);
+        }
+        for (state, writes) in self.ordered_lists.into_iter() {
+            cells.ordered_lists.update(state, |list| writes.commit(list), OrderedList::is_empty);
+        }
+    }
+}
