@@ -16,6 +16,7 @@ from apache_beam.portability.api import beam_fn_api_pb2 as fn
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 from apache_beam.runners.worker import worker_pool_main
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
 
 import cases  # pylint: disable=unused-import
 import fake_worker
@@ -243,19 +244,12 @@ def test_no_pipeline(stub):
 
 
 def test_what_cannot_run_yet_is_refused_by_name(stub):
-  """A stateful DoFn: if this engine runs it one day, Prepare accepts it, and this test says so."""
-  class Counting(beam.DoFn):
-    COUNT = beam.transforms.userstate.CombiningValueStateSpec('count', sum)
-
-    def process(self, element, count=beam.DoFn.StateParam(COUNT)):
-      count.add(1)
-      yield count.read()
-
+  """An endless source: if this engine runs it one day, Prepare accepts it, and this test says so."""
   proto = wire.pipeline_proto(
-      lambda p: p | beam.Create([('a', 1)]) | 'Stateful one' >> beam.ParDo(Counting()))
+      lambda p: p | 'Endless one' >> PeriodicImpulse(fire_interval=1) | beam.Map(print))
   code, details = prepare_refused(stub, proto)
   assert code == UNIMPLEMENTED, details
-  assert 'Stateful one' in details and 'state' in details, details
+  assert 'Endless one' in details and 'unbounded' in details, details
 
 
 # --- Artifacts

@@ -1,3 +1,3 @@
 """The pipelines. Importing this package registers all of them in harness.CASES."""
 
-from . import combining, elements, grouping, results, side_inputs, sources, windows
+from . import combining, elements, grouping, results, side_inputs, sources, state, windows

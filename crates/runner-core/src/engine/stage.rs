@@ -147,7 +147,9 @@ impl<B> StageState<B> {
 
     pub(super) fn unlock(&mut self, partitions: &[Partition]) {
         if let Queue::Keyed(queue) = &mut self.queue {
-            partitions.iter().for_each(|partition| drop(queue.locked.remove(partition)));
+            partitions.iter().for_each(|partition| {
+                queue.locked.remove(partition);
+            });
         }
     }
 

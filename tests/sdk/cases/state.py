@@ -1,0 +1,179 @@
+"""User state and timers, on bounded input."""
+
+import apache_beam as beam
+from apache_beam import coders
+from apache_beam.transforms import userstate
+from apache_beam.transforms.timeutil import TimeDomain
+from apache_beam.transforms.userstate import on_timer
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+
+from harness import case, check
+
+LETTERS = [('a', 1), ('b', 10), ('a', 2), ('c', 100), ('b', 20), ('a', 3)]
+
+
+class _CountInState(beam.DoFn):
+  """Hands on each element with how many of its key came before it."""
+  SEEN = userstate.ReadModifyWriteStateSpec('seen', coders.VarIntCoder())
+
+  def process(self, element, seen=beam.DoFn.StateParam(SEEN)):
+    count = seen.read() or 0
+    seen.write(count + 1)
+    yield element[0], count
+
+
+@case(matrix=True)
+def value_state(p):
+  seen = p | beam.Create(LETTERS) | beam.ParDo(_CountInState())
+  check(seen, [('a', 0), ('a', 1), ('a', 2), ('b', 0), ('b', 1), ('c', 0)])
+
+
+class _Bags(beam.DoFn):
+  """Clears its bag at every third element, then goes on adding to it."""
+  BAG = userstate.BagStateSpec('bag', coders.VarIntCoder())
+  SUM = userstate.CombiningValueStateSpec('sum', sum)
+
+  def process(self, element, bag=beam.DoFn.StateParam(BAG), total=beam.DoFn.StateParam(SUM)):
+    bag.add(1)
+    total.add(1)
+    held = len(list(bag.read()))
+    if held == 3:
+      bag.clear()
+      bag.add(1)
+    yield element[0], held, total.read()
+
+
+@case(matrix=True)
+def bag_and_combining_state(p):
+  seen = p | beam.Create([('k', i) for i in range(5)]) | beam.ParDo(_Bags())
+  check(seen, [('k', 1, 1), ('k', 2, 2), ('k', 3, 3), ('k', 2, 4), ('k', 3, 5)])
+
+
+class _FirstOfEach(beam.DoFn):
+  SET = userstate.SetStateSpec('set', coders.VarIntCoder())
+
+  def process(self, element, known=beam.DoFn.StateParam(SET)):
+    if element[1] not in set(known.read()):
+      known.add(element[1])
+      yield element
+
+
+@case(matrix=True)
+def set_state(p):
+  seen = p | beam.Create([('k', 1), ('k', 2), ('k', 1), ('l', 1), ('k', 2)]) | beam.ParDo(_FirstOfEach())
+  check(seen, [('k', 1), ('k', 2), ('l', 1)])
+
+
+class _InWindows(beam.DoFn):
+  BAG = userstate.BagStateSpec('bag', coders.VarIntCoder())
+  END = userstate.TimerSpec('end', TimeDomain.WATERMARK)
+
+  def process(
+      self, element, window=beam.DoFn.WindowParam, bag=beam.DoFn.StateParam(BAG),
+      end=beam.DoFn.TimerParam(END)):
+    bag.add(element[1])
+    end.set(window.end)
+
+  @on_timer(END)
+  def ended(
+      self, key=beam.DoFn.KeyParam, bag=beam.DoFn.StateParam(BAG), time=beam.DoFn.TimestampParam):
+    yield key, sorted(bag.read()), float(time)
+
+
+@case(matrix=True)
+def state_and_timers_by_window(p):
+  seen = p | beam.Create([1, 2, 11, 12, 13]) | beam.Map(
+      lambda t: TimestampedValue(('k', t), t)) | beam.WindowInto(FixedWindows(10)) | beam.ParDo(
+          _InWindows())
+  check(seen, [('k', [1, 2], 10.0), ('k', [11, 12, 13], 20.0)])
+
+
+class _Looping(beam.DoFn):
+  """A timer that sets itself again, three times."""
+  LEFT = userstate.ReadModifyWriteStateSpec('left', coders.VarIntCoder())
+  TICK = userstate.TimerSpec('tick', TimeDomain.WATERMARK)
+
+  def process(self, element, left=beam.DoFn.StateParam(LEFT), tick=beam.DoFn.TimerParam(TICK)):
+    left.write(3)
+    tick.set(Timestamp(element[1]))
+
+  @on_timer(TICK)
+  def ticked(
+      self, key=beam.DoFn.KeyParam, left=beam.DoFn.StateParam(LEFT), tick=beam.DoFn.TimerParam(TICK),
+      time=beam.DoFn.TimestampParam):
+    remaining = left.read()
+    if remaining > 1:
+      left.write(remaining - 1)
+      tick.set(time + 10)
+    yield key, float(time)
+
+
+@case(matrix=True)
+def looping_timers(p):
+  seen = p | beam.Create([('a', 1), ('b', 5)]) | beam.ParDo(_Looping())
+  check(seen, [(k, float(t + 10 * i)) for k, t in [('a', 1), ('b', 5)] for i in range(3)])
+
+
+class _Tagged(beam.DoFn):
+  """Timers of one family told apart by tags; one is cleared again."""
+  FAMILY = userstate.TimerSpec('family', TimeDomain.WATERMARK)
+
+  def process(self, element, family=beam.DoFn.TimerParam(FAMILY)):
+    for number in range(3):
+      family.set(Timestamp(10 - number), dynamic_timer_tag='tag%d' % number)
+    family.clear(dynamic_timer_tag='tag1')
+
+  @on_timer(FAMILY)
+  def fired(self, tag=beam.DoFn.DynamicTimerTagParam, time=beam.DoFn.TimestampParam):
+    yield tag, float(time)
+
+
+@case(matrix=True)
+def timers_with_tags(p):
+  seen = p | beam.Create([('k', 1)]) | beam.ParDo(_Tagged())
+  check(seen, [('tag0', 10.0), ('tag2', 8.0)])
+
+
+class _Ordered(beam.DoFn):
+  """What fires first is seen first, whichever was set first."""
+  LOG = userstate.ReadModifyWriteStateSpec('log', coders.StrUtf8Coder())
+  EARLY = userstate.TimerSpec('early', TimeDomain.WATERMARK)
+  LATE = userstate.TimerSpec('late', TimeDomain.WATERMARK)
+
+  def process(
+      self, element, late=beam.DoFn.TimerParam(LATE), early=beam.DoFn.TimerParam(EARLY)):
+    late.set(Timestamp(20))
+    early.set(Timestamp(10))
+
+  @on_timer(EARLY)
+  def on_early(self, log=beam.DoFn.StateParam(LOG)):
+    log.write((log.read() or '') + 'early')
+
+  @on_timer(LATE)
+  def on_late(self, log=beam.DoFn.StateParam(LOG)):
+    yield (log.read() or '') + 'late'
+
+
+@case(matrix=True)
+def timers_in_order(p):
+  check(p | beam.Create([('k', 1), ('l', 2)]) | beam.ParDo(_Ordered()), ['earlylate', 'earlylate'])
+
+
+class _InRealTime(beam.DoFn):
+  BAG = userstate.BagStateSpec('bag', coders.VarIntCoder())
+  SOON = userstate.TimerSpec('soon', TimeDomain.REAL_TIME)
+
+  def process(self, element, bag=beam.DoFn.StateParam(BAG), soon=beam.DoFn.TimerParam(SOON)):
+    bag.add(element[1])
+    soon.set(Timestamp.now() + 3600)
+
+  @on_timer(SOON)
+  def fired(self, key=beam.DoFn.KeyParam, bag=beam.DoFn.StateParam(BAG)):
+    yield key, sorted(bag.read())
+    bag.clear()
+
+
+@case(matrix=True)
+def processing_time_timers_fire_before_the_job_ends(p):
+  check(p | beam.Create(LETTERS) | beam.ParDo(_InRealTime()), [('a', [1, 2, 3]), ('b', [10, 20]), ('c', [100])])
