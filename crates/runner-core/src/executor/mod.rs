@@ -248,8 +248,10 @@ impl Job {
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
         let Some(factory) = self.stages.get(&node).cloned() else { return };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
-        let user = stage.keyed.is_some().then(|| self.states.entry(node).or_default().clone());
-        let user = user.map(|store| Arc::new(store.begin()));
+        let user = stage.keyed.as_ref().map(|keyed| {
+            let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
+            Arc::new(self.states.entry(node).or_insert_with(store).begin())
+        });
         let run = attempt::Run {
             plan: plan.clone(),
             node,

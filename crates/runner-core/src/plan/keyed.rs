@@ -3,13 +3,16 @@
 use std::sync::Arc;
 
 use beam_model::coders::Coder;
+use beam_model::pipeline::state_spec::Spec;
 use beam_model::pipeline::{FunctionSpec, ParDoPayload, time_domain};
+use beam_model::urns::standard_user_state_types;
 use prost::Message;
 
 use super::coders::WireCoders;
 use crate::fault::Fault;
 use crate::fusion::ExecutableStage;
 use crate::graph::{QueryablePipeline, main_input, pardo_payload};
+use crate::state::{MapValues, UserState, UserStateKind};
 
 /// A stage that processes elements by key.
 #[derive(Clone, Debug)]
@@ -18,6 +21,7 @@ pub struct KeyedStage {
     pub transform: String,
     pub window_coder: Arc<Coder>,
     pub families: Vec<TimerFamily>,
+    pub states: Vec<UserState>,
     /// `requires_time_sorted_input`: a key's elements are to come in the order of their time.
     pub time_sorted: bool,
     /// How long after its end a window is still open, in milliseconds.
@@ -76,9 +80,32 @@ pub(super) fn keyed_stage(
         transform: root.clone(),
         window_coder: Arc::new(wire.resolve(&window)?),
         families,
+        states: user_states(wire, root, &payload),
         time_sorted: payload.requires_time_sorted_input,
         allowed_lateness: strategy.allowed_lateness.max(0),
     }))
+}
+
+/// The states that a ParDo declares.
+fn user_states(wire: &WireCoders, transform: &str, payload: &ParDoPayload) -> Vec<UserState> {
+    let states = payload.state_specs.iter().filter_map(|(id, spec)| {
+        let protocol = spec.protocol.as_ref().map_or("", |protocol| &protocol.urn);
+        let kind = match spec.spec.as_ref()? {
+            // How it is asked for counts, not what it is to the user: Python keeps its sets in bags.
+            _ if protocol == standard_user_state_types::BAG => UserStateKind::Bag,
+            Spec::ReadModifyWriteSpec(_) | Spec::BagSpec(_) | Spec::CombiningSpec(_) => UserStateKind::Bag,
+            Spec::MapSpec(_) | Spec::SetSpec(_) => UserStateKind::Multimap(MapValues::One),
+            Spec::MultimapSpec(multimap) => {
+                // Only reading all entries at once needs it; that says so if it is not known.
+                let urn = multimap.value_coder_id.clone().into();
+                let coder = wire.resolve(&multimap.value_coder_id).unwrap_or(Coder::Opaque { urn });
+                UserStateKind::Multimap(MapValues::Many(Arc::new(coder)))
+            }
+            Spec::OrderedListSpec(_) => UserStateKind::OrderedList,
+        };
+        Some(UserState { transform_id: transform.to_owned(), state_id: id.clone(), kind })
+    });
+    states.collect()
 }
 
 /// The ParDo's spec with the coders of its timers as they travel.
