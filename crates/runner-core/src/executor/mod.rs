@@ -156,6 +156,7 @@ impl Job {
                 EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals }
             }
             Report::Attempt { bundle, attempt, result: Err((fault, infos)) } => {
+                let infos = with_user_names(infos, &self.execution.plan.transform_names);
                 self.execution.progress.metrics().bundle_failed(&infos);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
