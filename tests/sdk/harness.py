@@ -13,7 +13,11 @@ import apache_beam as beam
 from apache_beam import pvalue
 from apache_beam.metrics import Metrics, MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_job_api_pb2 as jobs
+from apache_beam.runners.portability import portable_runner
 from apache_beam.testing.util import assert_that, equal_to
+
+import wire
 
 NAMESPACE = 'beamline.tests'
 CHECKED = 'checked'
@@ -105,6 +109,11 @@ def checks_passed(result):
 def run_pipeline(pipeline):
   """Runs it to its end; a job that is still there when this fails is cancelled."""
   result = pipeline.run()
+  wait_or_cancel(result)
+  return result
+
+
+def wait_or_cancel(result):
   finished = False
   try:
     result.wait_until_finish()
@@ -112,7 +121,6 @@ def run_pipeline(pipeline):
   finally:
     if not finished:
       cancel_quietly(result)
-  return result
 
 
 def cancel_quietly(result):
@@ -124,8 +132,8 @@ def cancel_quietly(result):
     print('could not cancel the job:', e)
 
 
-def run_cases(cases, arguments, folder):
-  """Runs the cases as one job and checks that every check in them ran exactly once."""
+def build_cases(cases, arguments, folder):
+  """One pipeline of all the cases, and the folder of each."""
   options = [*arguments]
   for one in cases:
     options += [o for o in one.options if o not in options]
@@ -135,10 +143,49 @@ def run_cases(cases, arguments, folder):
     folders[one.name] = os.path.join(str(folder), one.name)
     os.makedirs(folders[one.name])
     pipeline | one.name >> _InCase(one, folders[one.name])  # pylint: disable=expression-not-assigned
-  result = run_pipeline(pipeline)
+  return pipeline, folders
+
+
+def check_result(result, checks, cases, folders):
+  """Every check of the cases ran exactly once, and what they left behind is right."""
   assert result.state == 'DONE'
-  assert checks_passed(result) == pipeline.beamline_checks, 'checks that ran, and were committed'
+  assert checks_passed(result) == checks, 'checks that ran, and were committed'
   for one in cases:
     if one.after:
       one.after(result, folders[one.name])
-  return result
+
+
+def run_cases(cases, arguments, folder):
+  """Runs the cases as one job."""
+  pipeline, folders = build_cases(cases, arguments, folder)
+  result = run_pipeline(pipeline)
+  check_result(result, pipeline.beamline_checks, cases, folders)
+
+
+class PreparedCases:
+  """Cases made into a proto once, to be run as a job many times: making it takes longer than
+  running it. `arguments` say where its workers are, and how the client optimizes it."""
+  def __init__(self, cases, arguments, folder):
+    pipeline, self.folders = build_cases(cases, arguments, folder)
+    self.cases = cases
+    self.checks = pipeline.beamline_checks
+    self.proto = portable_runner.PortableRunner.get_proto_pipeline(pipeline, pipeline.options)
+    self.inputs = self._files()
+
+  def _files(self):
+    return {
+        os.path.join(parent, name)
+        for folder in self.folders.values() for parent, _, names in os.walk(folder)
+        for name in names
+    }
+
+  def run(self, stub, **options):
+    """Runs them with these options of the job; what an earlier run wrote is removed first."""
+    for path in self._files() - self.inputs:
+      os.unlink(path)
+    job_id = wire.submit(stub, self.proto, **options)
+    result = portable_runner.PipelineResult(
+        stub, job_id, stub.GetMessageStream(jobs.JobMessagesRequest(job_id=job_id)),
+        stub.GetStateStream(jobs.GetJobStateRequest(job_id=job_id)))
+    wait_or_cancel(result)
+    check_result(result, self.checks, self.cases, self.folders)

@@ -7,46 +7,79 @@ one worker, all of them make one job, because starting worker processes takes lo
 import itertools
 
 import pytest
+from apache_beam.runners.worker import worker_pool_main
 
 import cases  # pylint: disable=unused-import
 import harness
+import wire
 
 MATRIX = [one for one in harness.CASES.values() if one.matrix]
 GROUPS = {
     name.rsplit('.', 1)[1]: list(group)
     for name, group in itertools.groupby(MATRIX, key=lambda one: one.build.__module__)
 }
-BUNDLE_SIZES = ('element', 'key', 'default', 'unbounded')
+GROUPS['all'] = MATRIX
+# The default size is that of test_pipelines.py.
+BUNDLE_SIZES = ('element', 'key', 'unbounded')
+FAIL_FIRST = {'inject_bundle_failures': 'first_attempt'}
+STATE_CACHE_BYTES = 100 << 20  # as LOOPBACK
 
 
-def run(group, endpoint, tmp_path, extra, environment=('LOOPBACK', None)):
-  return harness.run_cases(
-      group, harness.portable_options(endpoint, environment, extra), tmp_path)
+@pytest.fixture
+def stub(endpoint):
+  with wire.job_service(endpoint) as service:
+    yield service
 
 
-@pytest.mark.parametrize('group', GROUPS)
+@pytest.fixture(scope='module')
+def threads():
+  """A worker pool whose workers are threads of this process: what LOOPBACK starts for each job."""
+  address, pool = worker_pool_main.BeamFnExternalWorkerPoolServicer.start(
+      state_cache_size=STATE_CACHE_BYTES, data_buffer_time_limit_ms=0)
+  yield 'EXTERNAL', address
+  pool.stop(1)
+
+
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory):
+  """prepared(group, environment, phases): the group as a proto, made at the first call."""
+  made = {}
+
+  def prepare(group, environment, phases='default'):
+    key = group, environment, phases
+    if key not in made:
+      arguments = harness.portable_options(
+          'unused', environment, ['--experiments=pre_optimize=' + phases])
+      made[key] = harness.PreparedCases(GROUPS[group], arguments, tmp_path_factory.mktemp(group))
+    return made[key]
+
+  return prepare
+
+
+def modules(test):
+  return pytest.mark.parametrize('group', [name for name in GROUPS if name != 'all'])(test)
+
+
+@modules
 @pytest.mark.parametrize('size', BUNDLE_SIZES)
-def test_bundle_sizes(size, group, endpoint, tmp_path):
-  run(GROUPS[group], endpoint, tmp_path, ['--bundle_size=' + size])
+def test_bundle_sizes(size, group, stub, threads, prepared):
+  prepared(group, threads).run(stub, bundle_size=size)
 
 
-@pytest.mark.parametrize('group', GROUPS)
+@modules
 @pytest.mark.parametrize('size', ('element', 'default'))
-def test_first_attempts_fail(size, group, endpoint, tmp_path):
-  run(GROUPS[group], endpoint, tmp_path,
-      ['--bundle_size=' + size, '--inject_bundle_failures=first_attempt'])
+def test_first_attempts_fail(size, group, stub, threads, prepared):
+  prepared(group, threads).run(stub, bundle_size=size, **FAIL_FIRST)
 
 
-@pytest.mark.parametrize('group', GROUPS)
+@modules
 @pytest.mark.parametrize('phases', ('none', 'all_except_fusion'))
-def test_client_optimizers(phases, group, endpoint, tmp_path):
+def test_client_optimizers(phases, group, stub, threads, prepared):
   """What the client's optimizer does (combiner lifting, SDF expansion, …) the runner does as well."""
-  run(GROUPS[group], endpoint, tmp_path, ['--experiments=pre_optimize=' + phases])
+  prepared(group, threads, phases).run(stub)
 
 
-@pytest.mark.parametrize('workers,extra', [
-    (1, []), (4, []), (4, ['--bundle_size=element']),
-    (4, ['--bundle_size=key', '--inject_bundle_failures=first_attempt']),
-])
-def test_workers(workers, extra, endpoint, external, tmp_path):
-  run(MATRIX, endpoint, tmp_path, ['--sdk_workers=%d' % workers, *extra], external)
+@pytest.mark.parametrize('workers,options', [
+    (1, {}), (4, {'bundle_size': 'element'}), (4, {'bundle_size': 'key', **FAIL_FIRST})])
+def test_workers(workers, options, stub, external, prepared):
+  prepared('all', external).run(stub, sdk_worker_parallelism=str(workers), **options)

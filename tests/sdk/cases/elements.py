@@ -197,7 +197,7 @@ def large_elements(p):
       [(n, [n]) for n in sizes])
 
 
-@case(matrix=True)
+@case()
 def long_chain(p):
   """Enough steps in a row to notice a runner that is slow, or recursive, in the chain's length."""
   chain = p | beam.Create([0])
