@@ -1,5 +1,6 @@
 //! The engine as a pure step, event by event.
 
+mod keyed;
 mod simulation;
 
 use std::sync::Arc;

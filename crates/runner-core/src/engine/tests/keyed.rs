@@ -1,0 +1,158 @@
+//! Stages by key: who may have a key when, and in which order timers fire.
+
+use beam_model::coders::Coder;
+use bytes::Bytes;
+
+use super::*;
+use crate::plan::{KeyedStage, TimerFamily, TimerKind};
+
+/// The families of the stage under test, in this order.
+const KINDS: [TimerKind; 3] = [TimerKind::EventTime, TimerKind::ProcessingTime, TimerKind::Expiration];
+
+/// Impulse → a stage that makes keyed elements → a stage with timers.
+fn plan() -> Arc<ExecutionPlan> {
+    let mut plan = PlanBuilder::new();
+    let impulse = plan.impulse();
+    let elements = plan.stage(impulse, &[], 1)[0];
+    plan.stage(elements, &[], 0);
+    let family = |(index, kind): (usize, &TimerKind)| TimerFamily {
+        id: format!("family{index}"),
+        kind: *kind,
+        coder: Arc::new(Coder::Bytes),
+    };
+    plan.last_stage().keyed = Some(KeyedStage {
+        transform: "transform".to_owned(),
+        window_coder: Arc::new(Coder::GlobalWindow),
+        families: KINDS.iter().enumerate().map(family).collect(),
+        states: Vec::new(),
+        time_sorted: false,
+        allowed_lateness: 0,
+    });
+    plan.build()
+}
+
+fn of(partition: u16, data: &'static str) -> Block<&'static str> {
+    Block { partition: Partition(partition), ..block(data) }
+}
+
+fn id(family: usize, key: &'static str) -> TimerId {
+    TimerId { family, key: Bytes::from_static(key.as_bytes()), window: Bytes::new(), tag: Bytes::new() }
+}
+
+/// A key's partition is its first letter.
+fn set(family: usize, key: &'static str, fire: i64) -> TimerChange {
+    let fire = beam_model::time::EventTime(fire);
+    let timer = Timer { id: id(family, key), fire, hold: fire, pane: Bytes::new() };
+    TimerChange::Set { timer, partition: Partition(u16::from(key.as_bytes()[0])) }
+}
+
+fn done(bundle: BundleId, timers: Vec<TimerChange>) -> EngineEvent<&'static str> {
+    EngineEvent::BundleSucceeded {
+        bundle,
+        attempt: Attempt(1),
+        outputs: Vec::new(),
+        residuals: Vec::new(),
+        timers,
+    }
+}
+
+/// The bundles of timers that are to be run: family, key and time of each timer.
+fn fired(actions: &[EngineAction<&'static str>]) -> Vec<(BundleId, Vec<(usize, String, i64)>)> {
+    let run = |action: &EngineAction<&'static str>| match action {
+        EngineAction::Run { bundle, timers, .. } => Some((*bundle, timers.iter().map(shown).collect())),
+        _ => None,
+    };
+    actions.iter().filter_map(run).collect()
+}
+
+fn shown(timer: &Timer) -> (usize, String, i64) {
+    (timer.id.family, String::from_utf8_lossy(&timer.id.key).into_owned(), timer.fire.millis())
+}
+
+/// Runs the plan up to its keyed stage, with these elements; returns what is to be done then.
+fn with_elements(
+    slots: usize,
+    elements: Vec<Block<&'static str>>,
+) -> (Names, Vec<EngineAction<&'static str>>) {
+    let (mut engine, actions) = start(plan(), slots, BundlePolicy::EachBlock);
+    let output = CollectionId(1);
+    let actions = engine.step(succeeded(run(&actions), 1, vec![(output, elements)]));
+    (engine, actions)
+}
+
+/// With one bundle that sets these timers.
+fn with_timers(timers: Vec<TimerChange>) -> (Names, Vec<EngineAction<&'static str>>) {
+    let (mut engine, actions) = start(plan(), 4, BundlePolicy::DEFAULT);
+    let actions = engine.step(succeeded(run(&actions), 1, vec![(CollectionId(1), vec![of(0, "element")])]));
+    let actions = engine.step(done(run(&actions), timers));
+    (engine, actions)
+}
+
+#[test]
+fn no_two_bundles_have_a_key_at_a_time() {
+    let (mut engine, actions) = with_elements(4, vec![of(1, "a1"), of(1, "a2"), of(2, "b1")]);
+    let started = runs(&actions);
+    assert_eq!(started.iter().map(|run| run.3.clone()).collect::<Vec<_>>(), [["a1"], ["b1"]]);
+    let actions = engine.step(done(started[0].1, Vec::new()));
+    assert_eq!(runs(&actions)[0].3, ["a2"]);
+}
+
+#[test]
+fn a_failed_bundle_keeps_its_keys() {
+    let (mut engine, actions) = with_elements(4, vec![of(1, "a1"), of(1, "a2")]);
+    let first = run(&actions);
+    let actions = engine.step(failed(first, 1, Fault::user("no")));
+    assert_eq!(
+        runs(&actions).iter().map(|run| (run.1, run.2, run.3.clone())).collect::<Vec<_>>(),
+        [(first, 2, vec!["a1"])]
+    );
+}
+
+#[test]
+fn a_keys_timers_fire_by_time_and_all_keys_at_once() {
+    let timers = vec![set(0, "a", 20), set(0, "b", 5), set(0, "a", 20), set(0, "c", 30)];
+    let (mut engine, actions) = with_timers([timers, vec![TimerChange::Clear(id(0, "c"))]].concat());
+    let first = fired(&actions);
+    let all = vec![(0, "b".to_owned(), 5), (0, "a".to_owned(), 20)];
+    assert_eq!(first.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [all]);
+    assert!(outcome(&actions).is_none());
+    // Setting one again while it fires is a new timer.
+    let actions = engine.step(done(first[0].0, vec![set(0, "a", 40)]));
+    let second = fired(&actions);
+    assert_eq!(second[0].1, [(0, "a".to_owned(), 40)]);
+    let actions = engine.step(done(second[0].0, Vec::new()));
+    assert!(matches!(actions.last(), Some(EngineAction::End(Outcome::Done))), "{actions:?}");
+}
+
+#[test]
+fn of_one_key_only_the_earliest_fires() {
+    let mut later = set(0, "a", 9);
+    if let TimerChange::Set { timer, .. } = &mut later {
+        timer.id.tag = Bytes::from_static(b"another");
+    }
+    let (mut engine, actions) = with_timers(vec![later, set(0, "a", 3)]);
+    let first = fired(&actions);
+    assert_eq!(first[0].1, [(0, "a".to_owned(), 3)]);
+    let actions = engine.step(done(first[0].0, Vec::new()));
+    assert_eq!(fired(&actions)[0].1, [(0, "a".to_owned(), 9)]);
+}
+
+#[test]
+fn processing_time_comes_after_event_time_and_expiration_last() {
+    let (mut engine, mut actions) = with_timers(vec![set(2, "a", 1), set(1, "a", 2), set(0, "a", 3)]);
+    for family in 0..3 {
+        let bundles = fired(&actions);
+        assert_eq!(bundles.len(), 1);
+        assert_eq!(bundles[0].1[0].0, family);
+        actions = engine.step(done(bundles[0].0, Vec::new()));
+    }
+    assert!(matches!(actions.last(), Some(EngineAction::End(Outcome::Done))));
+}
+
+#[test]
+fn timers_are_tried_again_with_their_bundle() {
+    let (mut engine, actions) = with_timers(vec![set(0, "a", 3)]);
+    let first = fired(&actions);
+    let actions = engine.step(failed(first[0].0, 1, Fault::user("no")));
+    assert_eq!(fired(&actions), first);
+}
