@@ -6,11 +6,11 @@ use std::path::Path;
 use beam_model::coders::windowed_value::{read_header, write_header};
 use beam_model::coders::{Coder, PaneInfo, varint};
 use beam_model::pipeline::Pipeline;
-use beam_model::time::EventTime;
+use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
-use runner_core::plan::{Grain, Grouping, Merging, OutputTime, PlanGrain, plan_pipeline};
+use runner_core::plan::{Firing, Grain, Grouping, Merging, OutputTime, PlanGrain, plan_pipeline};
 use runner_core::runner_transforms::group_by_key::GroupByKey;
 
 const ELEMENTS: usize = 100_000;
@@ -61,15 +61,18 @@ fn group_by_key(criterion: &mut Criterion) {
         window_coder: Coder::GlobalWindow,
         output_time: OutputTime::EndOfWindow,
         merging: Merging::Never,
+        firing: Firing::default(),
+        bounded: true,
     };
     let mut group = criterion.benchmark_group("group by key");
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("100 k pairs of 100 B, 10 k keys", |bencher| {
         bencher.iter(|| {
             let mut groups = GroupByKey::new(grouping.clone(), "bench".to_owned());
-            let added = groups.add(&block);
-            let blocks = groups.into_groups(Grain::Block, Default::default()).filter_map(Result::ok);
-            black_box((added.is_ok(), blocks.map(|block| block.len()).sum::<usize>()))
+            let added = groups.add(&block, ProcessingTime(0));
+            let grouped = groups.advance_watermark(EventTime::MAX);
+            let blocks = groups.take_panes(Grain::Block).filter_map(Result::ok);
+            black_box((added.is_ok(), grouped.is_ok(), blocks.map(|block| block.len()).sum::<usize>()))
         });
     });
     group.finish();

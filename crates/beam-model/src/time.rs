@@ -1,4 +1,4 @@
-//! Event time: signed milliseconds since the Unix epoch.
+//! Event time and processing time: signed milliseconds since the Unix epoch.
 
 use std::fmt;
 
@@ -69,6 +69,35 @@ impl fmt::Display for EventTime {
             Self::GLOBAL_WINDOW_MAX => f.write_str("GLOBAL_WINDOW_MAX"),
             Self(millis) => write!(f, "{millis}ms"),
         }
+    }
+}
+
+/// A point in processing time, the time on the clock of whoever runs the pipeline, in milliseconds
+/// since the Unix epoch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ProcessingTime(pub i64);
+
+impl ProcessingTime {
+    /// The last time that can be written.
+    pub const MAX: Self = Self(i64::MAX);
+    /// The first time that can be written.
+    pub const MIN: Self = Self(i64::MIN);
+
+    /// The milliseconds since the Unix epoch.
+    pub const fn millis(self) -> i64 {
+        self.0
+    }
+
+    /// This time plus `millis` milliseconds, or the end of time that is nearest to it.
+    #[must_use]
+    pub const fn saturating_add(self, millis: i64) -> Self {
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+impl fmt::Display for ProcessingTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}ms", self.0)
     }
 }
 

@@ -3,7 +3,9 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -121,6 +123,12 @@ fn size(blocks: &[Block<Bytes>]) -> u64 {
     blocks.iter().map(|block| block.bytes).sum()
 }
 
+/// The time on this machine's clock.
+fn processing_time() -> ProcessingTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
+
 struct Group {
     node: NodeId,
     grain: Grain,
@@ -136,8 +144,9 @@ impl Group {
         let mut total = 0;
         while let Some(Ask::Add(blocks)) = asks.recv().await {
             total += size(&blocks);
+            let now = processing_time();
             groups = compute(size(&blocks), move || {
-                blocks.iter().try_for_each(|block| groups.add(&block.data))?;
+                blocks.iter().try_for_each(|block| groups.add(&block.data, now))?;
                 Ok(groups)
             })
             .await?;
@@ -145,16 +154,15 @@ impl Group {
         self.hand_out(groups, total).await
     }
 
-    async fn hand_out(self, groups: GroupByKey, bytes: u64) -> Result<(), Fault> {
-        let merged = match &self.grouping.merging {
-            Merging::Never | Merging::Sessions => HashMap::new(),
-            Merging::BySdk(stage) => {
-                let factory = self.workers.stage(stage.spec.clone());
-                let sets = groups.windows_to_merge();
-                merge_windows::merge(stage, factory.as_ref(), &self.grouping.window_coder, sets).await?
-            }
-        };
-        let mut rest: Box<dyn Iterator<Item = _> + Send> = Box::new(groups.into_groups(self.grain, merged));
+    async fn hand_out(self, mut groups: GroupByKey, bytes: u64) -> Result<(), Fault> {
+        if let Merging::BySdk(stage) = &self.grouping.merging {
+            let factory = self.workers.stage(stage.spec.clone());
+            let sets = groups.windows_to_merge();
+            let window_coder = &self.grouping.window_coder;
+            groups.merge_windows(merge_windows::merge(stage, factory.as_ref(), window_coder, sets).await?)?;
+        }
+        groups.advance_watermark(EventTime::MAX)?;
+        let mut rest = groups.take_panes(self.grain);
         loop {
             let (blocks, iterator) = compute(bytes, move || {
                 let blocks = rest.by_ref().take(GROUP_BATCH).collect::<Result<Vec<_>, _>>()?;

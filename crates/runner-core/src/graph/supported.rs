@@ -1,12 +1,12 @@
 //! What the native engine cannot run yet, by transform.
 
-use beam_model::pipeline::{PTransform, ParDoPayload, is_bounded, merge_status, trigger::Trigger};
+use beam_model::pipeline::{PTransform, ParDoPayload, is_bounded, merge_status};
 use beam_model::urns::standard_coders;
 
 use super::QueryablePipeline;
 use super::primitive::{self, PrimitiveKind};
 use crate::backend::Refusal;
-use crate::plan::is_keyed;
+use crate::plan::{Firing, Unfit, is_keyed};
 
 /// Names each primitive that asks for what the native engine has not got.
 pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
@@ -69,19 +69,11 @@ fn pardo(
     }
 }
 
-/// In a bounded pipeline these triggers fire once, when all input is there.
-fn fires_once(trigger: Option<&Trigger>) -> bool {
-    match trigger {
-        None | Some(Trigger::Default(_) | Trigger::Never(_)) => true,
-        Some(Trigger::AfterEndOfWindow(ends)) => ends.early_firings.is_none() && ends.late_firings.is_none(),
-        Some(_) => false,
-    }
-}
-
 fn grouping(pipeline: &QueryablePipeline, name: &str, input: &str, refusal: &mut Refusal) {
     let Ok(strategy) = pipeline.windowing_strategy(input) else { return };
-    let trigger = strategy.trigger.as_ref().and_then(|trigger| trigger.trigger.as_ref());
-    if !fires_once(trigger) {
-        refusal.unsupported(name, "groups with a trigger other than the default");
+    match Firing::of(strategy) {
+        Ok(_) => {}
+        Err(Unfit::Invalid(reason)) => refusal.invalid(name, reason),
+        Err(Unfit::Unsupported(reason)) => refusal.unsupported(name, reason),
     }
 }

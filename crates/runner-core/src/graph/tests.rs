@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use beam_model::pipeline::{
     Coder, Components, Environment, FunctionSpec, PCollection, PTransform, ParDoPayload, Pipeline, SideInput,
-    WindowingStrategy,
+    Trigger, WindowingStrategy, accumulation_mode, trigger,
 };
 use beam_model::urns::standard_p_transforms::{composites, primitives};
 use beam_model::urns::{standard_coders, standard_side_input_types};
@@ -385,4 +385,31 @@ fn all_faults_are_told_at_once() {
     names(&all, "Group", &["\"lost\""]);
     names(&all, "After", &["ParDoPayload"]);
     names(&all, "Magic", &["beam:transform:magic:v1"]);
+}
+
+fn global(components: &mut Components) -> &mut WindowingStrategy {
+    components.windowing_strategies.get_mut("global").unwrap()
+}
+
+#[test]
+fn triggers_are_planned_if_they_make_sense() {
+    let counts = |element_count| {
+        let count = trigger::ElementCount { element_count };
+        Some(Trigger { trigger: Some(trigger::Trigger::ElementCount(count)) })
+    };
+    let mut pipeline = good();
+    global(pipeline.components.as_mut().unwrap()).trigger = counts(3);
+    plan_pipeline(&pipeline, PlanGrain::Default).unwrap();
+    let spoilt = refusal(|components| global(components).trigger = counts(0));
+    names(&spoilt, "Group", &["after 0 elements"]);
+    let empty = refusal(|components| global(components).trigger = Some(Trigger::default()));
+    names(&empty, "Group", &["a trigger that says nothing"]);
+}
+
+#[test]
+fn retractions_are_refused_by_name() {
+    let retracting = accumulation_mode::Enum::Retracting as i32;
+    let refusal = refusal(|components| global(components).accumulation_mode = retracting);
+    names(&refusal, "Group", &["RETRACTING", "ACCUMULATING or DISCARDING"]);
+    assert!(refusal.invalid.is_empty(), "it is good Beam");
 }

@@ -10,6 +10,7 @@ mod keyed;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
+mod trigger;
 mod windows;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,9 @@ use beam_model::urns::standard_side_input_types;
 
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
 pub use text::{PlanError, plan_dot, plan_text};
+pub use trigger::{
+    AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
+};
 pub use windows::{Grouping, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;

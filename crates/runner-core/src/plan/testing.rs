@@ -8,8 +8,8 @@ use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::Environment;
 
 use super::{
-    AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Grain, Grouping, Merging, Node,
-    OutputTime, Stage, StageSideInput,
+    AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
+    Merging, Node, OutputTime, Stage, StageSideInput,
 };
 use crate::ports::StageSpec;
 
@@ -139,5 +139,7 @@ pub(crate) fn grouping(window_coder: Coder) -> Grouping {
         window_coder,
         output_time: OutputTime::EndOfWindow,
         merging: Merging::Never,
+        firing: Firing::default(),
+        bounded: true,
     }
 }

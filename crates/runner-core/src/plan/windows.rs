@@ -7,7 +7,7 @@ use beam_model::coders::{Coder, varint};
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::{
     FunctionSpec, PCollection, PTransform, Trigger, WindowingStrategy, accumulation_mode, closing_behavior,
-    merge_status, on_time_behavior, output_time, trigger,
+    is_bounded, merge_status, on_time_behavior, output_time, trigger,
 };
 use beam_model::urns::standard_p_transforms::primitives;
 use beam_model::urns::{
@@ -18,6 +18,7 @@ use prost::Message;
 
 use super::coders::WireCoders;
 use super::descriptor::{one, port_transform};
+use super::trigger::Firing;
 use crate::fault::Fault;
 use crate::graph::QueryablePipeline;
 use crate::ports::StageSpec;
@@ -31,6 +32,10 @@ pub struct Grouping {
     pub window_coder: Coder,
     pub output_time: OutputTime,
     pub merging: Merging,
+    pub firing: Firing,
+    /// `PCollection.is_bounded` of the input. What is bounded needs no early results: each key and window
+    /// has one pane, when all elements are there.
+    pub bounded: bool,
 }
 
 /// `OutputTime`: the event time of a group.
@@ -92,7 +97,17 @@ pub(super) fn grouping(
         | merge_status::Enum::NonMerging
         | merge_status::Enum::AlreadyMerged => Merging::Never,
     };
-    Ok(Grouping { key_coder: *key_coder, value_coder: *value_coder, window_coder, output_time, merging })
+    let firing = Firing::of(&strategy)
+        .map_err(|unfit| Fault::runner(format!("{}: {unfit}", pipeline.name(transform))))?;
+    Ok(Grouping {
+        key_coder: *key_coder,
+        value_coder: *value_coder,
+        window_coder,
+        output_time,
+        merging,
+        firing,
+        bounded: pipeline.pcollection(input)?.is_bounded() != is_bounded::Enum::Unbounded,
+    })
 }
 
 fn merge_stage(

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use beam_model::coders::windowed_value::read_header;
 use beam_model::coders::{Coder, varint};
 use beam_model::fn_execution::ProcessBundleDescriptor;
-use beam_model::time::EventTime;
+use beam_model::time::{EventTime, ProcessingTime};
 
 use super::{block, element, interval};
 use crate::plan::testing::grouping;
@@ -12,13 +12,16 @@ use crate::plan::{Grain, Grouping, MergeStage, Merging, OutputTime};
 use crate::ports::StageSpec;
 use crate::runner_transforms::group_by_key::GroupByKey;
 
+const NOW: ProcessingTime = ProcessingTime(0);
+
 /// A group: key, window, event time and values.
 type Group = (String, Vec<u8>, i64, Vec<u64>);
 
 fn group(grouping: Grouping, elements: &[Vec<u8>]) -> Vec<Group> {
     let mut groups = GroupByKey::new(grouping.clone(), "Group".to_owned());
-    groups.add(&block(elements)).unwrap();
-    read(&grouping, groups.into_groups(Grain::Element, HashMap::new()).map(Result::unwrap))
+    groups.add(&block(elements), NOW).unwrap();
+    groups.advance_watermark(EventTime::MAX).unwrap();
+    read(&grouping, groups.take_panes(Grain::Element).map(Result::unwrap))
 }
 
 /// Reads blocks of one group each.
@@ -157,7 +160,7 @@ fn windows_that_the_sdk_merges() {
         element(5, &[one.clone(), two.clone(), three.clone()], "same set", 4),
         element(5, std::slice::from_ref(&one), "alone", 5),
     ];
-    groups.add(&block(&all)).unwrap();
+    groups.add(&block(&all), NOW).unwrap();
     let boxed = |window: &Vec<u8>| window.clone().into_boxed_slice();
     let set = vec![boxed(&one), boxed(&two), boxed(&three)];
     let mut sets = groups.windows_to_merge();
@@ -167,7 +170,9 @@ fn windows_that_the_sdk_merges() {
     let whole = interval(0, 30);
     let answer = HashMap::from([(boxed(&one), boxed(&whole)), (boxed(&two), boxed(&whole))]);
     let merged = HashMap::from([(set, answer)]);
-    let blocks = groups.into_groups(Grain::Element, merged).map(Result::unwrap);
+    groups.merge_windows(merged).unwrap();
+    groups.advance_watermark(EventTime::MAX).unwrap();
+    let blocks = groups.take_panes(Grain::Element).map(Result::unwrap);
     let expected = [
         the("a", whole.clone(), 29, &[1, 2]),
         the("a", three.clone(), 49, &[3]),
@@ -183,9 +188,10 @@ fn blocks_are_of_bounded_size() {
     let mut groups = GroupByKey::new(grouping(Coder::IntervalWindow), "Group".to_owned());
     let name = "k".repeat(1 << 10);
     for n in 0..3_000 {
-        groups.add(&block(&[element(n, &[interval(n, n + 1)], &name, 1)])).unwrap();
+        groups.add(&block(&[element(n, &[interval(n, n + 1)], &name, 1)]), NOW).unwrap();
     }
-    let sizes: Vec<_> = groups.into_groups(Grain::Block, HashMap::new()).map(|b| b.unwrap().len()).collect();
+    groups.advance_watermark(EventTime::MAX).unwrap();
+    let sizes: Vec<_> = groups.take_panes(Grain::Block).map(|b| b.unwrap().len()).collect();
     assert_eq!(sizes.len(), 4, "three full ones and the rest: {sizes:?}");
     assert!(sizes.iter().all(|size| *size < 2 << 20), "{sizes:?}");
 }

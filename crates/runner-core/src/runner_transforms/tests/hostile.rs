@@ -1,8 +1,7 @@
 //! Blocks that no SDK should write: each is a fault of the worker's, and none a panic.
 
-use std::collections::HashMap;
-
 use beam_model::coders::Coder;
+use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 use proptest::prelude::*;
 
@@ -27,11 +26,16 @@ fn collection() -> Collection {
 
 /// Groups, reads as a side input and cuts a block; says what came of each.
 fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
-    let grouping = Grouping { merging: Merging::Sessions, ..grouping(Coder::IntervalWindow) };
-    let mut groups = GroupByKey::new(grouping, "Group".to_owned());
-    let grouped = groups.add(block).and_then(|()| {
-        groups.into_groups(Grain::Block, HashMap::new()).try_for_each(|block| block.map(drop))
-    });
+    let group = |bounded| {
+        let coder = grouping(Coder::IntervalWindow);
+        let grouping = Grouping { merging: Merging::Sessions, bounded, ..coder };
+        let mut groups = GroupByKey::new(grouping, "Group".to_owned());
+        groups.add(block, ProcessingTime(0))?;
+        groups.advance_watermark(EventTime::MAX)?;
+        groups.take_panes(Grain::Block).try_for_each(|block| block.map(drop))
+    };
+    let (grouped, streamed) = (group(true), group(false));
+    assert_eq!(grouped.is_ok(), streamed.is_ok(), "{grouped:?} {streamed:?}");
     let mut side = SideInputBuilder::new(&collection());
     let asked = side.add(block).map(|()| drop(side.finish()));
     let cut = elements::cut(&collection(), vec![block.clone()]).map(|elements| {
@@ -88,7 +92,7 @@ fn a_huge_count_of_windows_costs_nothing() {
         let mut block = element(5, &[], "key", 1);
         block[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
         let mut groups = GroupByKey::new(grouping(window_coder), "Group".to_owned());
-        assert_eq!(groups.add(&block.into()).unwrap_err().blame, Blame::Environment);
+        assert_eq!(groups.add(&block.into(), ProcessingTime(0)).unwrap_err().blame, Blame::Environment);
     }
 }
 

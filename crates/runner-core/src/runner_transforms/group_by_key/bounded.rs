@@ -1,36 +1,31 @@
-//! GroupByKey on encoded keys: two keys are the same if their encodings are.
-//!
-//! Elements are added block by block as bundles are committed. When all are there, windows are merged
-//! if the strategy says so, and the groups come out in the order in which their keys were first seen.
+//! Grouping of a bounded input. When all elements are there, windows are merged if the strategy says so,
+//! and the groups come out in the order in which their keys were first seen.
 
 use std::collections::HashMap;
 
-use beam_model::coders::windowed_value::{read_header, write_header};
+use beam_model::coders::windowed_value::read_header;
 use beam_model::coders::{CoderError, IntervalWindow};
 use beam_model::time::EventTime;
 use bytes::Bytes;
 use indexmap::IndexMap;
 
-use super::malformed;
+use super::fired::write_pane;
+use super::sessions::encoded;
+use super::values::Values;
+use super::{BLOCK_BYTES, Dropped, Merged, Window, malformed};
 use crate::fault::Fault;
 use crate::plan::{Grain, Grouping, Merging, OutputTime};
 
 /// The pane of a group's one firing: first, last and on time.
 const ONLY_PANE: &[u8] = &[0x07];
-/// Groups are handed on in blocks of about this many bytes.
-const BLOCK_BYTES: usize = 1 << 20;
 
-/// An encoded window.
-pub type Window = Box<[u8]>;
-
-/// What is said of a set of windows: by what windows they are replaced.
-pub type Merged = HashMap<Window, Window>;
-
-/// A GroupByKey that takes in elements.
-pub struct GroupByKey {
+pub(super) struct Bounded {
     grouping: Grouping,
-    name: String,
     keys: IndexMap<Box<[u8]>, KeyGroups>,
+    merged: HashMap<Vec<Window>, Merged>,
+    /// All elements are there.
+    complete: bool,
+    pub(super) dropped: Dropped,
 }
 
 /// The values of one key by window.
@@ -41,25 +36,20 @@ enum KeyGroups {
 
 /// Values of one key and window.
 struct Group {
-    /// Encoded values, one after another.
-    values: Vec<u8>,
-    count: u32,
+    values: Values,
     timestamp: EventTime,
 }
 
-impl GroupByKey {
-    /// `name`: what the user calls the transform, for errors.
-    pub fn new(grouping: Grouping, name: String) -> Self {
-        Self { grouping, name, keys: IndexMap::new() }
+impl Bounded {
+    pub(super) fn new(grouping: Grouping) -> Self {
+        let (keys, merged) = (IndexMap::new(), HashMap::new());
+        Self { grouping, keys, merged, complete: false, dropped: Dropped::default() }
     }
 
-    /// Adds a block of elements `KV<K, V>`.
-    ///
-    /// Errors: the block is not what the coders say.
-    pub fn add(&mut self, block: &Bytes) -> Result<(), Fault> {
+    pub(super) fn add(&mut self, block: &Bytes) -> Result<(), CoderError> {
         let mut rest: &[u8] = block;
         while !rest.is_empty() {
-            let len = self.add_element(rest).map_err(|error| malformed(&self.name, error))?;
+            let len = self.add_element(rest)?;
             rest = &rest[len..];
         }
         Ok(())
@@ -71,6 +61,10 @@ impl GroupByKey {
         let value_start = key_start + self.grouping.key_coder.skip(&element[key_start..])?;
         let end = value_start + self.grouping.value_coder.skip(&element[value_start..])?;
         let (key, value) = (&element[key_start..value_start], &element[value_start..end]);
+        if self.complete {
+            self.dropped.late += header.windows.len() as u64;
+            return Ok(end);
+        }
         let combine = self.grouping.output_time;
         for window in header.windows.iter() {
             match self.keys.get_mut(key) {
@@ -84,8 +78,15 @@ impl GroupByKey {
         Ok(end)
     }
 
-    /// The distinct sets of windows that only the SDK can merge.
-    pub fn windows_to_merge(&self) -> Vec<Vec<Window>> {
+    pub(super) fn advance_watermark(&mut self, watermark: EventTime) {
+        self.complete |= watermark >= EventTime::MAX;
+    }
+
+    pub(super) fn hold(&self) -> EventTime {
+        if self.complete || self.keys.is_empty() { EventTime::MAX } else { EventTime::MIN }
+    }
+
+    pub(super) fn windows_to_merge(&self) -> Vec<Vec<Window>> {
         if !matches!(self.grouping.merging, Merging::BySdk(_)) {
             return Vec::new();
         }
@@ -95,16 +96,18 @@ impl GroupByKey {
         sets
     }
 
-    /// The groups as blocks of elements `KV<K, Iterable<V>>`. `merged` answers
-    /// [`GroupByKey::windows_to_merge`].
-    ///
-    /// Errors: a window whose end is not known to its coder, or too large a group.
-    pub fn into_groups(
-        self,
-        grain: Grain,
-        merged: HashMap<Vec<Window>, Merged>,
-    ) -> impl Iterator<Item = Result<Bytes, Fault>> {
-        let Self { grouping, name, keys } = self;
+    pub(super) fn merge_windows(&mut self, answers: HashMap<Vec<Window>, Merged>) {
+        self.merged.extend(answers);
+    }
+
+    /// All groups if all elements are there, else none.
+    pub(super) fn take_groups(&mut self, grain: Grain, name: &str) -> Blocks {
+        let (mut keys, mut merged) = (IndexMap::new(), HashMap::new());
+        if self.complete {
+            std::mem::swap(&mut keys, &mut self.keys);
+            std::mem::swap(&mut merged, &mut self.merged);
+        }
+        let (grouping, name) = (self.grouping.clone(), name.to_owned());
         Blocks { keys: keys.into_iter(), open: None, grouping, name, grain, merged, done: false }
     }
 }
@@ -150,37 +153,24 @@ impl KeyGroups {
 
 impl Group {
     fn new(value: &[u8], timestamp: EventTime) -> Self {
-        Self { values: value.to_vec(), count: 1, timestamp }
+        Self { values: Values::of(value), timestamp }
     }
 
     fn add(&mut self, value: &[u8], timestamp: EventTime, combine: OutputTime) {
-        self.values.extend_from_slice(value);
-        self.count = self.count.saturating_add(1);
+        self.values.push(value);
         self.timestamp = combine.of(self.timestamp, timestamp);
     }
 
     fn append(&mut self, other: Group, combine: OutputTime) {
-        self.values.extend_from_slice(&other.values);
-        self.count = self.count.saturating_add(other.count);
+        self.values.append(other.values);
         self.timestamp = combine.of(self.timestamp, other.timestamp);
-    }
-}
-
-impl OutputTime {
-    /// Of two elements' times, the one to keep. For the end of the window neither counts, but the
-    /// later one stands in where only the SDK knows the window's end.
-    fn of(self, a: EventTime, b: EventTime) -> EventTime {
-        match self {
-            Self::Earliest => a.min(b),
-            Self::Latest | Self::EndOfWindow => a.max(b),
-        }
     }
 }
 
 type Groups = std::vec::IntoIter<(Window, Group)>;
 
 /// Writes groups out, a block at a time.
-struct Blocks {
+pub(super) struct Blocks {
     keys: indexmap::map::IntoIter<Box<[u8]>, KeyGroups>,
     /// The key whose groups are being written, and those left of them.
     open: Option<(Box<[u8]>, Groups)>,
@@ -241,16 +231,7 @@ fn write_group(
             grouping.window_coder.max_timestamp_of_window(window).unwrap_or(group.timestamp)
         }
     };
-    let count = i32::try_from(group.count).map_err(|_| CoderError::Malformed {
-        what: "iterable",
-        reason: "one key has more than 2^31 - 1 values",
-    })?;
-    out.reserve(key.len() + window.len() + group.values.len() + 32);
-    write_header(out, timestamp, [window], ONLY_PANE)?;
-    out.extend_from_slice(key);
-    out.extend_from_slice(&count.to_be_bytes());
-    out.extend_from_slice(&group.values);
-    Ok(())
+    write_pane(out, timestamp, window, ONLY_PANE, key, &group.values)
 }
 
 fn merge(
@@ -298,10 +279,5 @@ fn merge_sessions(
             _ => merged.push((window, group)),
         }
     }
-    let encoded = merged.into_iter().map(|(window, group)| {
-        let mut bytes = Vec::with_capacity(16);
-        window.write(&mut bytes);
-        (bytes.into(), group)
-    });
-    Ok(encoded.collect())
+    Ok(merged.into_iter().map(|(window, group)| (encoded(&window), group)).collect())
 }

@@ -1,0 +1,204 @@
+//! GroupByKey on encoded elements: two keys are the same if their encodings are.
+//!
+//! A pure state machine: what comes out depends on the calls alone. It is told of elements, of the
+//! watermark and of processing time, and asked for the panes that have fired.
+//!
+//! [`bounded`] takes in a bounded input: values are appended by key and window, and each has one pane when
+//! all is there, whatever the trigger; early results of what ends anyway would be worth nothing.
+//! [`unbounded`] follows triggers: a [`cell`] for each key and window has the values, the state of its
+//! [`trigger`] and the number of its [`pane`]; [`index`] knows which cells are due; [`sessions`] says
+//! which windows merge.
+
+mod bounded;
+mod cell;
+mod fired;
+mod index;
+mod keys;
+mod pane;
+mod sessions;
+mod trigger;
+mod unbounded;
+mod values;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+
+use beam_model::time::{EventTime, ProcessingTime};
+use bytes::Bytes;
+
+use super::malformed;
+use crate::fault::Fault;
+use crate::plan::{Grain, Grouping};
+use bounded::{Blocks, Bounded};
+use unbounded::Unbounded;
+
+/// Panes are handed on in blocks of about this many bytes.
+const BLOCK_BYTES: usize = 1 << 20;
+
+/// An encoded window.
+pub type Window = Box<[u8]>;
+
+/// What is said of a set of windows: by what windows they are replaced. Those it does not name stay.
+pub type Merged = HashMap<Window, Window>;
+
+/// A GroupByKey that takes in elements.
+pub struct GroupByKey {
+    name: String,
+    input: Input,
+}
+
+enum Input {
+    Bounded(Box<Bounded>),
+    Unbounded(Box<Unbounded>),
+}
+
+/// Elements that are in no pane, each counted once for each of its windows.
+#[derive(Clone, Copy, Debug, Default)]
+struct Dropped {
+    late: u64,
+    closed: u64,
+}
+
+impl GroupByKey {
+    /// `name`: what the user calls the transform, for errors.
+    pub fn new(grouping: Grouping, name: String) -> Self {
+        let input = if grouping.bounded {
+            Input::Bounded(Box::new(Bounded::new(grouping)))
+        } else {
+            Input::Unbounded(Box::new(Unbounded::new(grouping)))
+        };
+        Self { name, input }
+    }
+
+    /// Adds a block of elements `KV<K, V>`, all that one bundle has made of them. Triggers see a block as
+    /// a whole. `now`: the processing time.
+    ///
+    /// Elements whose window has expired, or whose trigger has finished, are dropped and counted.
+    ///
+    /// Errors: the block is not what the coders say.
+    pub fn add(&mut self, block: &Bytes, now: ProcessingTime) -> Result<(), Fault> {
+        let added = match &mut self.input {
+            Input::Bounded(bounded) => bounded.add(block),
+            Input::Unbounded(unbounded) => unbounded.add(block, now),
+        };
+        added.map_err(|error| malformed(&self.name, error))
+    }
+
+    /// The input's watermark has come to `watermark`: no more elements are expected with an earlier event
+    /// time. Fires what is due. A bounded input has nothing to fire before [`EventTime::MAX`].
+    ///
+    /// Errors: a pane is too large for its encoding.
+    pub fn advance_watermark(&mut self, watermark: EventTime) -> Result<(), Fault> {
+        let advanced = match &mut self.input {
+            Input::Bounded(bounded) => {
+                bounded.advance_watermark(watermark);
+                Ok(())
+            }
+            Input::Unbounded(unbounded) => unbounded.advance_watermark(watermark),
+        };
+        advanced.map_err(|error| malformed(&self.name, error))
+    }
+
+    /// Fires what has waited for this processing time.
+    ///
+    /// Errors: a pane is too large for its encoding.
+    pub fn advance_processing_time(&mut self, now: ProcessingTime) -> Result<(), Fault> {
+        let advanced = match &mut self.input {
+            Input::Bounded(_) => Ok(()),
+            Input::Unbounded(unbounded) => unbounded.advance_processing_time(now),
+        };
+        advanced.map_err(|error| malformed(&self.name, error))
+    }
+
+    /// The panes that have fired and have not been taken, as blocks of elements `KV<K, Iterable<V>>`. They
+    /// are gone from here also if the iterator is dropped before its end. For a bounded input they are
+    /// encoded as the iterator goes on.
+    pub fn take_panes(&mut self, grain: Grain) -> Panes {
+        Panes(match &mut self.input {
+            Input::Bounded(bounded) => Source::Groups(Box::new(bounded.take_groups(grain, &self.name))),
+            Input::Unbounded(unbounded) => Source::Fired(unbounded.fired.take(grain)),
+        })
+    }
+
+    /// The output's watermark must not pass this event time, because of what is buffered;
+    /// [`EventTime::MAX`] if nothing is. The output's watermark is the lesser of this and the input's,
+    /// and may be told to others once all panes are taken and handed on. No pane that is not late has an
+    /// earlier event time.
+    pub fn hold(&self) -> EventTime {
+        match &self.input {
+            Input::Bounded(bounded) => bounded.hold(),
+            Input::Unbounded(unbounded) => unbounded.hold(),
+        }
+    }
+
+    /// The next processing time at which [`GroupByKey::advance_processing_time`] may fire something.
+    pub fn next_wake(&self) -> Option<ProcessingTime> {
+        match &self.input {
+            Input::Bounded(_) => None,
+            Input::Unbounded(unbounded) => unbounded.next_wake(),
+        }
+    }
+
+    /// How many elements were dropped because their window had expired, counted by window.
+    pub fn dropped_late(&self) -> u64 {
+        self.dropped().late
+    }
+
+    /// How many elements were dropped because their window's trigger had finished, counted by window.
+    pub fn dropped_closed(&self) -> u64 {
+        self.dropped().closed
+    }
+
+    fn dropped(&self) -> Dropped {
+        match &self.input {
+            Input::Bounded(bounded) => bounded.dropped,
+            Input::Unbounded(unbounded) => unbounded.dropped,
+        }
+    }
+
+    /// The distinct sets of windows that only the SDK can merge, and has to before they can fire. To be
+    /// asked after each [`GroupByKey::add`]; for a bounded input it is enough to ask when all is there.
+    pub fn windows_to_merge(&self) -> Vec<Vec<Window>> {
+        match &self.input {
+            Input::Bounded(bounded) => bounded.windows_to_merge(),
+            Input::Unbounded(unbounded) => unbounded.windows_to_merge(),
+        }
+    }
+
+    /// Takes in the answer to [`GroupByKey::windows_to_merge`], and fires what has waited for it. Sets
+    /// without an answer go on waiting if the input is unbounded, and stay as they are if it is bounded.
+    ///
+    /// Errors: a pane is too large for its encoding.
+    pub fn merge_windows(&mut self, answers: HashMap<Vec<Window>, Merged>) -> Result<(), Fault> {
+        let merged = match &mut self.input {
+            Input::Bounded(bounded) => {
+                bounded.merge_windows(answers);
+                Ok(())
+            }
+            Input::Unbounded(unbounded) => unbounded.merge_windows(&answers),
+        };
+        merged.map_err(|error| malformed(&self.name, error))
+    }
+}
+
+/// Blocks of panes.
+pub struct Panes(Source);
+
+enum Source {
+    Groups(Box<Blocks>),
+    Fired(std::vec::IntoIter<Bytes>),
+}
+
+impl Iterator for Panes {
+    /// Errors: windows that are none, or too large a pane.
+    type Item = Result<Bytes, Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Source::Groups(blocks) => blocks.next(),
+            Source::Fired(blocks) => blocks.next().map(Ok),
+        }
+    }
+}

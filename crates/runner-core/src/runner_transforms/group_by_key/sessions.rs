@@ -1,0 +1,44 @@
+//! Merging of interval windows: those that overlap become one that spans them; those that only touch do
+//! not.
+
+use std::ops::Bound;
+
+use beam_model::coders::{CoderError, IntervalWindow};
+use beam_model::time::EventTime;
+
+use super::Window;
+use super::keys::Windows;
+
+/// What becomes of a key's windows when a new one comes.
+pub(super) struct Merge {
+    /// The window that the new one is in.
+    pub(super) result: Window,
+    /// Those of the known ones that are in it. None of them overlap.
+    pub(super) parts: Vec<Window>,
+}
+
+/// What `window` merges with, of windows that do not overlap one another.
+pub(super) fn merge(windows: &Windows, window: &[u8]) -> Result<Merge, CoderError> {
+    let (mut span, _) = IntervalWindow::read(window)?;
+    let mut parts = Vec::new();
+    // An encoded window begins with its end, and the encodings of ends are ordered as they are.
+    let first = span.start.0.saturating_add(1);
+    let from: &[u8] = &EventTime(first).to_bytes();
+    for known in windows.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).map(|(known, _)| known) {
+        let (interval, _) = IntervalWindow::read(known)?;
+        // Also those to come begin later than this one, which none of them overlaps.
+        if interval.start >= span.end {
+            break;
+        }
+        span.start = span.start.min(interval.start);
+        span.end = span.end.max(interval.end);
+        parts.push(known.clone());
+    }
+    Ok(Merge { result: encoded(&span), parts })
+}
+
+pub(super) fn encoded(window: &IntervalWindow) -> Window {
+    let mut bytes = Vec::with_capacity(16);
+    window.write(&mut bytes);
+    bytes.into()
+}
