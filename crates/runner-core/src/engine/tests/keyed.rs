@@ -56,8 +56,11 @@ fn done(bundle: BundleId, timers: Vec<TimerChange>) -> EngineEvent<&'static str>
     }
 }
 
-/// The bundles of timers that are to be run: family, key and time of each timer.
-fn fired(actions: &[EngineAction<&'static str>]) -> Vec<(BundleId, Vec<(usize, String, i64)>)> {
+/// A timer's family, key and time.
+type Shown = (usize, String, i64);
+
+/// The bundles of timers that are to be run.
+fn fired(actions: &[EngineAction<&'static str>]) -> Vec<(BundleId, Vec<Shown>)> {
     let run = |action: &EngineAction<&'static str>| match action {
         EngineAction::Run { bundle, timers, .. } => Some((*bundle, timers.iter().map(shown).collect())),
         _ => None,
@@ -65,7 +68,7 @@ fn fired(actions: &[EngineAction<&'static str>]) -> Vec<(BundleId, Vec<(usize, S
     actions.iter().filter_map(run).collect()
 }
 
-fn shown(timer: &Timer) -> (usize, String, i64) {
+fn shown(timer: &Timer) -> Shown {
     (timer.id.family, String::from_utf8_lossy(&timer.id.key).into_owned(), timer.fire.millis())
 }
 
