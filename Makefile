@@ -39,8 +39,8 @@ test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='
 conformance: release $(VENV)/conformance.stamp ## the SDK's own tests (SUITE=portable ENV=LOOPBACK|EXTERNAL|PROCESS)
 	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) --env $(ENV) $(ARGS)
 
-bench: release venv ## the benchmarks, beside their peers
-	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) $(ARGS)
+bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
+	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) $(or $(ARGS),--output docs/benchmarks.md)
 
 debug: ## target/debug/beamline
 	cargo build -p beamline
