@@ -8,6 +8,7 @@ use beam_model::coders::{Coder, PaneInfo, Timer, TimerAction};
 use beam_model::time::EventTime;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
 use bytes::Bytes;
+use fn_harness_bridge::BridgeConfig;
 use runner_core::fault::{Blame, Retry};
 use runner_core::ports::TimerBlock;
 
@@ -137,6 +138,20 @@ async fn many_timers_fire_in_order() {
     let ran = stage.run_timers("a", &[], timers.collect(), outputs.clone()).await.unwrap();
     assert!(ran.values.iter().map(|value| value.parse::<usize>().unwrap()).eq(0..300), "{:?}", ran.values);
     assert!(outputs.timers.lock().unwrap().is_empty(), "the mark of the end is no block");
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_that_never_ends_its_timers_is_named() {
+    let harness = ScriptedHarness::start(script().bundle_fault(1, BundleFault::TimersWithoutEnd)).await;
+    let silence = Duration::from_millis(100);
+    let bridge =
+        Bridge::with(BridgeConfig { end_of_output_timeout: silence, ..BridgeConfig::default() }).await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let stage = job.stage_with_timers(URN, &["event"]);
+    let fault = stage.run_timers("a", &[], Vec::new(), Arc::default()).await.err().unwrap();
+    assert_eq!((fault.blame, fault.retry), (Blame::Environment, Retry::Worker));
+    assert!(fault.message.contains("did not mark the end") && fault.message.contains("event"), "{fault}");
     job.bundles.close().await;
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use beam_model::fn_execution::instruction_response::Response;
 use beam_model::fn_execution::{InstructionResponse, ProcessBundleResponse, elements};
@@ -21,6 +22,8 @@ struct Progress {
     /// What the end of has not been seen.
     open: BTreeSet<OutputStream>,
     response: Option<ProcessBundleResponse>,
+    /// Messages of output so far.
+    received: u64,
     /// Taken when the bundle has ended, one way or another.
     ending: Option<oneshot::Sender<Ending>>,
 }
@@ -52,8 +55,27 @@ impl ActiveBundle {
         outputs: Arc<dyn OutputReceiver>,
     ) -> (Arc<Self>, oneshot::Receiver<Ending>) {
         let (sender, receiver) = oneshot::channel();
-        let progress = Progress { open: streams, response: None, ending: Some(sender) };
+        let progress = Progress { open: streams, response: None, received: 0, ending: Some(sender) };
         (Arc::new(Self { state, outputs, progress: Mutex::new(progress) }), receiver)
+    }
+
+    /// Ends once the worker has answered and then been silent for `limit`, though it has not marked the end
+    /// of all its output. Says so, to follow "worker X …".
+    pub(crate) async fn silent_after_answer(&self, limit: Duration) -> String {
+        let mut before = None;
+        loop {
+            tokio::time::sleep(limit).await;
+            let progress = self.progress();
+            let answered = progress.response.is_some().then_some(progress.received);
+            if answered.is_some() && answered == before {
+                let open = &progress.open;
+                return format!(
+                    "answered a bundle and then, for {} s, did not mark the end of its output: {open:?}",
+                    limit.as_secs()
+                );
+            }
+            before = answered;
+        }
     }
 
     /// Takes what the worker wrote to a sink.
@@ -102,7 +124,8 @@ impl ActiveBundle {
         is_last: bool,
         hand_on: impl FnOnce() -> Result<(), Fault>,
     ) -> Result<(), Unexpected> {
-        let progress = self.progress();
+        let mut progress = self.progress();
+        progress.received += 1;
         if progress.ending.is_none() {
             return Ok(());
         }

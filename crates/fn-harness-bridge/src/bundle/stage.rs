@@ -71,11 +71,12 @@ impl StageBundleFactory for StageBundles {
         let worker = lease.worker.clone();
         let instruction = worker.next_instruction(&instruction);
         let (active, mut ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
-        if !worker.add_bundle(&instruction, active) {
+        if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
         let mut running = RunningBundle { lease, instruction, over: false };
 
+        let silence = self.shared.config.end_of_output_timeout;
         let work = async {
             let request = process_bundle(&running.instruction, &self.spec.descriptor.id);
             worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
@@ -86,7 +87,10 @@ impl StageBundleFactory for StageBundles {
             biased;
             ending = &mut ending => ending,
             fed = &mut work => match fed {
-                Ok(()) | Err(FeedError::WorkerGone) => ending.await,
+                Ok(()) | Err(FeedError::WorkerGone) => tokio::select! {
+                    ending = &mut ending => ending,
+                    why = active.silent_after_answer(silence) => return Err(worker.describe(&why)),
+                },
                 Err(FeedError::Input(fault)) => return Err(fault),
             },
         };

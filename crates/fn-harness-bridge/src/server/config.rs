@@ -18,6 +18,8 @@ pub struct BridgeConfig {
     pub worker_stop_timeout: Duration,
     /// How long the callbacks of a bundle's finalization may take.
     pub finalization_timeout: Duration,
+    /// How long a worker that has answered a bundle may be silent before it marks the end of the bundle's output.
+    pub end_of_output_timeout: Duration,
     /// How long a worker may take to say what it is doing.
     pub worker_status_timeout: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
@@ -31,6 +33,7 @@ impl Default for BridgeConfig {
             worker_connect_timeout: Duration::from_secs(60),
             worker_stop_timeout: Duration::from_secs(5),
             finalization_timeout: Duration::from_secs(60),
+            end_of_output_timeout: Duration::from_secs(60),
             worker_status_timeout: Duration::from_secs(5),
             max_start_failures: 4,
         }
