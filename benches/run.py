@@ -31,11 +31,12 @@ from beamline_server import BeamlineServer  # pylint: disable=wrong-import-posit
 import jobs  # pylint: disable=wrong-import-position
 
 
-# What the table does not say by itself; measured by sampling the client with py-spy.
+# What the table does not say by itself.
 NOTES = '''
-The smallest job is nearly all the client's: with LOOPBACK it first spends about 0.09 s on translating the pipeline, with any runner,
-then its worker spends about 0.05 s on unpickling and setting up some 14 DoFns in four bundles. The runner's own CPU is in the table. Half of
-Prism's time, the aim for this job, is less than these two together, so no runner of this protocol can get there on this machine.
+The smallest job is mostly the client's own work. `run()` takes about 0.09 s before it has handed the job over, whatever the runner; the
+worker's set-up of some 14 DoFns in four bundles takes about 0.05 s more, by a sampling profiler, which slows what it samples. The aim for
+this job, half of Prism's time, is not met. The two together are more than that half, which is why we doubt that it can be met here, but
+it has not been shown with a runner that does nothing: that floor is still to be measured.
 '''
 
 
