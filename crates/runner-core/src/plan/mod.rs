@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use beam_model::coders::Coder;
-use beam_model::pipeline::Components;
+use beam_model::pipeline::{Components, is_bounded};
 use beam_model::urns::standard_side_input_types;
 
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
@@ -53,6 +53,8 @@ pub struct ExecutionPlan {
     pub nodes: Vec<Node>,
     /// Ids of the environments that stages run in.
     pub environments: Vec<String>,
+    /// Whether some input is unbounded: then watermarks are followed, and nothing waits for all of its input.
+    pub streaming: bool,
     /// What the user calls each transform that may be named in metrics, logs and errors.
     pub transform_names: BTreeMap<String, String>,
 }
@@ -68,6 +70,8 @@ pub struct Collection {
     pub grain: Grain,
     /// Whether a stage reads it by key: then no block holds keys of two partitions.
     pub by_key: bool,
+    /// Whether its blocks say the event time of their earliest element.
+    pub timed: bool,
     /// How it is read as a side input; empty if it is not.
     pub side_input_patterns: Vec<AccessPattern>,
 }
@@ -179,8 +183,10 @@ pub fn plan(
     fused: &FusedPipeline,
     grain: PlanGrain,
 ) -> Result<ExecutionPlan, Fault> {
+    let streaming = is_streaming(&pipeline.components);
     let mut planner = Planner {
         pipeline,
+        streaming,
         wire: WireCoders::new(&pipeline.components.coders),
         grain,
         collections: Vec::new(),
@@ -198,11 +204,12 @@ pub fn plan(
     let Planner { mut collections, environments, .. } = planner;
     let nodes = in_order(nodes, collections.len());
     cut_before_handing_on(&nodes, &mut collections);
-    Ok(ExecutionPlan { nodes, collections, environments, transform_names })
+    Ok(ExecutionPlan { nodes, collections, environments, streaming, transform_names })
 }
 
 struct Planner<'a> {
     pipeline: &'a QueryablePipeline,
+    streaming: bool,
     wire: WireCoders,
     grain: PlanGrain,
     collections: Vec<Collection>,
@@ -224,6 +231,7 @@ impl Planner<'_> {
             window_coder: Arc::new(self.wire.resolve(&window)?),
             grain: if self.grain == PlanGrain::Element { Grain::Element } else { Grain::Block },
             by_key: false,
+            timed: self.streaming,
             side_input_patterns: Vec::new(),
         };
         self.collections.push(collection);
@@ -285,7 +293,8 @@ impl Planner<'_> {
         let keyed = keyed::keyed_stage(self.pipeline, &mut self.wire, stage)?;
         if let Some(collection) = self.collections.get_mut(input.0).filter(|_| keyed.is_some()) {
             collection.by_key = true;
-            if self.grain == PlanGrain::Key {
+            let one_by_one = keyed.as_ref().is_some_and(|keyed| keyed.time_sorted) && self.streaming;
+            if self.grain == PlanGrain::Key || one_by_one {
                 collection.grain = Grain::Element;
             }
         }
@@ -384,6 +393,12 @@ fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
             Node::Impulse { .. } | Node::Stage(_) | Node::GroupByKey { .. } => {}
         }
     }
+}
+
+/// Whether some PCollection is unbounded.
+fn is_streaming(components: &Components) -> bool {
+    let unbounded = is_bounded::Enum::Unbounded;
+    components.pcollections.values().any(|pcollection| pcollection.is_bounded() == unbounded)
 }
 
 /// The names that the user, or a rewrite after the user's, has given.

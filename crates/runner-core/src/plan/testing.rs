@@ -24,6 +24,7 @@ impl PlanBuilder {
             collections: Vec::new(),
             nodes: Vec::new(),
             environments: vec!["env".to_owned()],
+            streaming: false,
             transform_names: BTreeMap::new(),
         };
         Self { plan }
@@ -41,6 +42,7 @@ impl PlanBuilder {
             window_coder: Arc::new(Coder::GlobalWindow),
             grain: Grain::Block,
             by_key: false,
+            timed: false,
             side_input_patterns: Vec::new(),
         });
         id

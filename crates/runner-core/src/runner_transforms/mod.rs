@@ -28,7 +28,7 @@ pub fn impulse_element() -> bytes::Bytes {
 }
 
 /// A worker wrote something that is not what its coder says.
-fn malformed(what: &str, error: CoderError) -> Fault {
+pub(crate) fn malformed(what: &str, error: CoderError) -> Fault {
     Fault::environment(format!(
         "a worker sent data for {what} that its coder cannot have written ({error}); \
          the SDK's coder and the one named in the pipeline differ"
