@@ -12,7 +12,9 @@ use super::{FaultInjection, block, timers};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
-use crate::ports::{BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, TimerBlock};
+use crate::ports::{
+    BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, TimerBlock,
+};
 use crate::runner_transforms::elements;
 use crate::state::BundleState;
 
@@ -63,10 +65,15 @@ impl Run {
         let given = blocks.clone().into_iter().map(Ok);
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
-            inputs: vec![BundleInput { transform_id: stage.source.clone(), blocks: Box::new(given) }],
+            inputs: vec![BundleInput {
+                transform_id: stage.source.clone(),
+                blocks: Box::new(given),
+                elements: None,
+            }],
             timers: firing,
             state: self.state.clone(),
             outputs: outputs.clone(),
+            requests: BundleRequests::none(),
         };
         let result = factory.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
