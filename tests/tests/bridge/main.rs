@@ -6,5 +6,6 @@ mod artifacts;
 mod bundles;
 mod environments;
 mod faults;
+mod splits;
 mod support;
 mod timers;

@@ -11,6 +11,7 @@ use runner_core::fault::Fault;
 use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
 
 use super::finalizer::BundleFinalizer;
+use super::questions::Questions;
 use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
@@ -46,7 +47,7 @@ impl StageBundles {
     fn inputs(&self, given: Vec<BundleInput>) -> Result<BTreeMap<String, Blocks>, Fault> {
         let mut inputs: BTreeMap<String, Blocks> =
             self.sources.iter().map(|id| (id.clone(), Box::new(std::iter::empty()) as Blocks)).collect();
-        for BundleInput { transform_id, blocks } in given {
+        for BundleInput { transform_id, blocks, elements: _ } in given {
             match inputs.get_mut(&transform_id) {
                 Some(place) => *place = blocks,
                 None => {
@@ -64,7 +65,8 @@ impl StageBundles {
 #[async_trait]
 impl StageBundleFactory for StageBundles {
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
-        let RemoteBundle { instruction, inputs, timers, state, outputs } = bundle;
+        let RemoteBundle { instruction, inputs, timers, state, outputs, requests } = bundle;
+        let elements = counted(&inputs);
         let inputs = self.inputs(inputs)?;
         let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
@@ -76,32 +78,43 @@ impl StageBundleFactory for StageBundles {
         }
         let mut running = RunningBundle { lease, instruction, over: false };
 
+        let bundle = running.instruction.clone();
+        let mut questions = Questions::new(&worker, &bundle, elements, requests);
         let silence = self.shared.config.end_of_output_timeout;
         let work = async {
-            let request = process_bundle(&running.instruction, &self.spec.descriptor.id);
+            let request = process_bundle(&bundle, &self.spec.descriptor.id);
             worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
-            feed(&worker, &running.instruction, inputs, timers).await
+            feed(&worker, &bundle, inputs, timers).await
         };
-        tokio::pin!(work);
-        let ending = tokio::select! {
-            biased;
-            ending = &mut ending => ending,
-            fed = &mut work => match fed {
-                Ok(()) | Err(FeedError::WorkerGone) => tokio::select! {
-                    ending = &mut ending => ending,
-                    why = active.silent_after_answer(silence) => return Err(worker.describe(&why)),
+        let end = async {
+            tokio::select! {
+                biased;
+                ending = &mut ending => return Ok(ending),
+                fed = work => match fed {
+                    Ok(()) | Err(FeedError::WorkerGone) => {}
+                    Err(FeedError::Input(fault)) => return Err(fault),
                 },
-                Err(FeedError::Input(fault)) => return Err(fault),
-            },
+            }
+            tokio::select! {
+                ending = &mut ending => Ok(ending),
+                why = active.silent_after_answer(silence) => Err(worker.describe(&why)),
+            }
+        };
+        let ending = tokio::select! {
+            // The bundle's request goes out before any that is about it.
+            biased;
+            ending = end => ending?,
+            Err(fault) = questions.ask() => return Err(fault),
         };
         match ending {
             Ok(Ending::Done(answer)) => {
+                let splits = questions.finish(self.shared.config.split_timeout).await?;
                 running.over = true;
                 let finalizer = answer.requires_finalization.then(|| {
                     let timeout = self.shared.config.finalization_timeout;
-                    BundleFinalizer::new(worker.clone(), running.instruction.clone(), timeout)
+                    BundleFinalizer::new(worker.clone(), bundle.clone(), timeout)
                 });
-                Ok(response::read(answer, finalizer))
+                Ok(response::read(answer, splits, finalizer))
             }
             Ok(Ending::Failed(message)) => {
                 running.over = true;
@@ -111,6 +124,12 @@ impl StageBundleFactory for StageBundles {
             Ok(Ending::WorkerGone) | Err(_) => Err(worker.fault().await),
         }
     }
+}
+
+/// By data source, where the elements were counted.
+fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
+    let counted = inputs.iter().filter_map(|input| Some((&input.transform_id, input.elements?)));
+    counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
 fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest {

@@ -14,7 +14,8 @@ use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
 use crate::ports::{
-    BundleInput, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory, TimerBlock,
+    BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
+    TimerBlock,
 };
 use crate::runner_transforms::elements;
 use crate::state::BundleState;
@@ -52,6 +53,7 @@ pub(super) struct Run {
     pub(super) content: Content,
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
+    pub(super) requests: BundleRequests,
 }
 
 impl Run {
@@ -64,6 +66,7 @@ impl Run {
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
         let Content { blocks, timers: due, watermark, draining: _ } = self.content;
+        let whole = blocks.clone();
         let mut blocks: Vec<_> = blocks.into_iter().map(|block| block.data).collect();
         if let Some(keyed) = &stage.keyed {
             let (open, _dropped) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
@@ -74,13 +77,20 @@ impl Run {
         }
         let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &due));
         let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
+        // The input of what can be split is cut element by element.
+        let splittable = stage.restriction_reader.is_some();
         let given = blocks.clone().into_iter().map(Ok);
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
-            inputs: vec![BundleInput { transform_id: stage.source.clone(), blocks: Box::new(given) }],
+            inputs: vec![BundleInput {
+                transform_id: stage.source.clone(),
+                blocks: Box::new(given),
+                elements: splittable.then_some(blocks.len() as u64),
+            }],
             timers: firing,
             state: self.state.clone(),
             outputs: outputs.clone(),
+            requests: self.requests,
         };
         let result = factory.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
@@ -88,7 +98,12 @@ impl Run {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        let mut residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        if let Some(first) = result.first_residual_element(&stage.source) {
+            // Elements that the worker gave back whole go to the next bundle.
+            let given_back = whole.into_iter().skip(first);
+            residuals.extend(given_back.map(|block| (block, Duration::ZERO)));
+        }
         let set = outputs.take_timers();
         let outputs = outputs.sort(&plan, stage).map_err(failed)?;
         let mut timers = Vec::new();
@@ -123,7 +138,8 @@ fn residuals(
     result: &mut BundleResult,
 ) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
     let mut found = Vec::new();
-    for residual in std::mem::take(&mut result.residuals) {
+    let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
+    for residual in std::mem::take(&mut result.residuals).into_iter().chain(split) {
         if stage.restriction_reader.as_deref() != Some(residual.transform_id.as_str()) {
             let name = plan.transform_names.get(&residual.transform_id).unwrap_or(&residual.transform_id);
             return Err(Fault::environment(format!(

@@ -30,7 +30,9 @@ use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, Engin
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
-use crate::ports::{BundleResult, Finalizer, JobBundleFactory, StageBundleFactory};
+use crate::ports::{
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
+};
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, StateStore};
@@ -39,6 +41,8 @@ use collectors::{Collector, Collectors, SideInputCollector};
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
+/// How long a bundle of unbounded input runs at a stretch, if it can be split.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -116,6 +120,7 @@ pub async fn run(execution: Execution) -> Outcome {
         side_inputs: HashMap::new(),
         states: HashMap::new(),
         uncommitted: HashMap::new(),
+        controls: HashMap::new(),
         wake: None,
         granted: Wish::GoOn,
         tasks: JoinSet::new(),
@@ -143,6 +148,8 @@ struct Job {
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
+    /// How to ask those bundles something that read restrictions.
+    controls: HashMap<BundleId, BundleControl>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
     /// The last wish that the engine has been told.
@@ -219,7 +226,7 @@ impl Job {
                     self.run_bundle(node, bundle, attempt, content)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
-                EngineAction::Checkpoint { bundle: _ } => {}
+                EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
                 EngineAction::Collect { node, blocks, now } => {
                     self.collector(node, |collector| collector.add(blocks, now))
                 }
@@ -273,6 +280,10 @@ impl Job {
             let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
             Arc::new(self.states.entry(node).or_insert_with(store).begin())
         });
+        let (control, requests) = BundleRequests::channel();
+        if plan.streaming && stage.restriction_reader.is_some() {
+            self.checkpoint_regularly(bundle, control);
+        }
         let run = attempt::Run {
             plan: plan.clone(),
             node,
@@ -281,6 +292,7 @@ impl Job {
             content,
             state: Arc::new(state::StageState { side_inputs, user }),
             inject: self.execution.inject,
+            requests,
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
         let reports = self.reports.clone();
@@ -290,7 +302,29 @@ impl Job {
         });
     }
 
+    /// What reads restrictions may never end by itself, and nothing of it is seen before it has.
+    fn checkpoint_regularly(&mut self, bundle: BundleId, control: BundleControl) {
+        self.controls.insert(bundle, control.clone());
+        let mut watch = tokio::time::interval_at(Instant::now() + CHECKPOINT_EVERY, CHECKPOINT_EVERY);
+        self.tasks.spawn(async move {
+            while control.is_open() {
+                watch.tick().await;
+                control.split(0.0).await;
+            }
+        });
+    }
+
+    /// Has a running bundle leave undone what it can.
+    fn checkpoint(&mut self, bundle: BundleId) {
+        if let Some(control) = self.controls.get(&bundle).cloned() {
+            self.tasks.spawn(async move {
+                control.split(0.0).await;
+            });
+        }
+    }
+
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
+        self.controls.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
         let Uncommitted { infos, finalizer, state } = uncommitted;
         if let Some(state) = state {

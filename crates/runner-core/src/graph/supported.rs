@@ -1,6 +1,6 @@
 //! What the native engine cannot run yet, by transform.
 
-use beam_model::pipeline::{PTransform, ParDoPayload, is_bounded, merge_status};
+use beam_model::pipeline::{PTransform, ParDoPayload, merge_status};
 use beam_model::urns::standard_coders;
 
 use super::QueryablePipeline;
@@ -25,20 +25,6 @@ pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
             for input in transform.inputs.values() {
                 grouping(pipeline, &name, input, &mut refusal);
             }
-        }
-        let unbounded = |id: &&String| {
-            pipeline
-                .components
-                .pcollections
-                .get(*id)
-                .is_some_and(|p| p.is_bounded == is_bounded::Enum::Unbounded as i32)
-        };
-        let reads_unbounded = transform.inputs.values().any(|id| unbounded(&id));
-        if let Some(output) = transform.outputs.values().find(unbounded).filter(|_| !reads_unbounded) {
-            refusal.unsupported(
-                &name,
-                format!("makes the unbounded PCollection {output}; only bounded ones run"),
-            );
         }
     }
     refusal

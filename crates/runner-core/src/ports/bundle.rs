@@ -10,7 +10,7 @@ use beam_model::pipeline::{Environment, MonitoringInfo};
 use beam_model::time::EventTime;
 use bytes::Bytes;
 
-use super::StateHandler;
+use super::{BundleRequests, BundleSplit, StateHandler};
 use crate::fault::Fault;
 
 /// An executable stage as a worker is told of it.
@@ -49,6 +49,8 @@ pub trait StageBundleFactory: Send + Sync {
     ///
     /// Errors: the user's exception with its stack ([`crate::fault::Blame::User`]), or a worker that
     /// did not start, died, or broke the protocol ([`crate::fault::Blame::Environment`]).
+    ///
+    /// A split that the worker was asked for has been answered when this returns a result, and is in it.
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault>;
 }
 
@@ -61,6 +63,8 @@ pub struct RemoteBundle {
     pub timers: Vec<TimerBlock>,
     pub state: Arc<dyn StateHandler>,
     pub outputs: Arc<dyn OutputReceiver>,
+    /// What the bundle is asked while it runs.
+    pub requests: BundleRequests,
 }
 
 /// The elements for one data source of the stage.
@@ -70,6 +74,9 @@ pub struct BundleInput {
     /// Encoded windowed values; a block holds whole elements only. Pulled as the worker's flow control
     /// allows, so a long input need never be in memory as a whole.
     pub blocks: Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>,
+    /// How many elements `blocks` has in all; needed if the bundle is to be split. A split is not asked of
+    /// an input whose elements were not counted.
+    pub elements: Option<u64>,
 }
 
 /// Encoded timers of one family (`beam:coder:timer:v1`): fired ones on the way to a worker, set or cleared
@@ -98,9 +105,23 @@ pub trait OutputReceiver: Send + Sync {
 #[derive(Default)]
 pub struct BundleResult {
     pub residuals: Vec<Residual>,
+    /// All splits of the bundle, in order, whether or not anyone waited for the answer to one: what they
+    /// gave back was not processed.
+    pub splits: Vec<BundleSplit>,
     pub monitoring_infos: Vec<MonitoringInfo>,
     /// There if the bundle asked to be told of its commit (`requires_finalization`).
     pub finalizer: Option<Box<dyn Finalizer>>,
+}
+
+impl BundleResult {
+    /// The first element of this data source that the bundle gave back whole; it did so with all after it.
+    pub fn first_residual_element(&self, source: &str) -> Option<usize> {
+        let channels = self.splits.iter().flat_map(|split| &split.channels);
+        let first = channels.filter(|channel| channel.transform_id == source);
+        // A later split may cut earlier, never later.
+        let first = first.map(|channel| channel.first_residual_element).min()?;
+        Some(usize::try_from(first.max(0)).unwrap_or(usize::MAX))
+    }
 }
 
 /// Work that a bundle left undone: a `DelayedBundleApplication`.

@@ -14,8 +14,8 @@ use crate::engine::MAX_ATTEMPTS;
 use crate::fault::{Fault, Retry};
 use crate::plan::MergeStage;
 use crate::ports::{
-    BundleInput, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler, StateKey, StatePage,
-    TimerBlock,
+    BundleInput, BundleRequests, OutputReceiver, RemoteBundle, StageBundleFactory, StateHandler, StateKey,
+    StatePage, TimerBlock,
 };
 
 /// How each set of windows is merged; tried as often as any bundle.
@@ -37,10 +37,12 @@ pub async fn merge(
             inputs: vec![BundleInput {
                 transform_id: stage.source.clone(),
                 blocks: Box::new(std::iter::once(Ok(input.clone()))),
+                elements: None,
             }],
             timers: Vec::new(),
             state: Arc::new(NoState),
             outputs: output.clone(),
+            requests: BundleRequests::none(),
         };
         match factory.process(bundle).await {
             Ok(_) => {
