@@ -159,7 +159,10 @@ impl<B: Clone> Engine<B> {
                 Node::Flatten { inputs, .. } => {
                     open_inputs.insert(id, inputs.len());
                 }
-                Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Redistribute { .. } => {}
+                Node::Impulse { .. }
+                | Node::TestStream(_)
+                | Node::GroupByKey { .. }
+                | Node::Redistribute { .. } => {}
             }
         }
         Self {
@@ -228,7 +231,8 @@ impl<B: Clone> Engine<B> {
                     self.open_inputs.remove(&NodeId(index));
                     self.completed(*output);
                 }
-                Node::Flatten { .. }
+                Node::TestStream(_)
+                | Node::Flatten { .. }
                 | Node::Stage(_)
                 | Node::GroupByKey { .. }
                 | Node::Redistribute { .. } => {}
@@ -257,7 +261,7 @@ impl<B: Clone> Engine<B> {
                     Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
                         open.push_back(*output)
                     }
-                    Node::Impulse { .. } => {}
+                    Node::Impulse { .. } | Node::TestStream(_) => {}
                 }
             }
             if !self.side_readers[collection.0].is_empty() {
@@ -302,7 +306,7 @@ impl<B: Clone> Engine<B> {
                 if *open == 0 { vec![*output] } else { Vec::new() }
             }
             Node::Redistribute { output, .. } => vec![*output],
-            Node::Impulse { .. } => Vec::new(),
+            Node::Impulse { .. } | Node::TestStream(_) => Vec::new(),
         }
     }
 

@@ -90,9 +90,11 @@ pub async fn run(execution: Execution) -> Outcome {
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
         Node::Stage(stage) => Some((NodeId(index), execution.workers.stage(stage.spec.clone()))),
-        Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {
-            None
-        }
+        Node::Impulse { .. }
+        | Node::TestStream(_)
+        | Node::GroupByKey { .. }
+        | Node::Flatten { .. }
+        | Node::Redistribute { .. } => None,
     });
     let stages = stages.collect();
     let job = Job {
@@ -209,7 +211,11 @@ impl Job {
         let plan = &self.execution.plan;
         let output = match &plan.nodes[node.0] {
             Node::GroupByKey { output, .. } => &plan.collections[output.0],
-            Node::Impulse { .. } | Node::Stage(_) | Node::Flatten { .. } | Node::Redistribute { .. } => {
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::Stage(_)
+            | Node::Flatten { .. }
+            | Node::Redistribute { .. } => {
                 return EngineEvent::Grouped { node, blocks, last };
             }
         };
