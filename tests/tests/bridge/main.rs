@@ -7,4 +7,5 @@ mod bundles;
 mod environments;
 mod faults;
 mod support;
+mod test_stream;
 mod timers;

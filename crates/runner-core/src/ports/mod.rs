@@ -11,7 +11,7 @@ mod workers;
 
 pub use bundle::{
     BundleInput, BundleResult, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle, Residual,
-    StageBundleFactory, StageSpec, TimerBlock,
+    StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
 };
 pub use state::{StateHandler, StateKey, StatePage};
 pub use workers::{ArtifactSource, LogSeverity, WorkerLog, WorkerLogSink};
