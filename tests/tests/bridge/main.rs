@@ -8,4 +8,5 @@ mod environments;
 mod faults;
 mod splits;
 mod support;
+mod test_stream;
 mod timers;

@@ -126,7 +126,7 @@ impl<B: Clone> Engine<B> {
             }
         }
         if let Some(stage) = self.stages.get_mut(&bundle.node) {
-            stage.change_timers(timers);
+            stage.change_timers(timers, |fire| self.clock.due(fire));
             stage.finish(&bundle.content, bundle.watermark);
         }
         self.changed.insert(bundle.node);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use beam_model::time::ProcessingTime;
+use beam_model::time::{EventTime, ProcessingTime};
 
 use super::{Block, Engine, EngineAction};
 use crate::plan::NodeId;
@@ -37,7 +37,7 @@ pub(super) enum PipelineClock {
     Wall,
     /// Nothing is ever due: on bounded input all elements come first.
     Stopped,
-    /// What a TestStream says.
+    /// What a TestStream says; it begins at 0.
     Test(ProcessingTime),
 }
 
@@ -65,6 +65,19 @@ impl<B> Clock<B> {
             PipelineClock::Wall => self.wall,
             PipelineClock::Stopped => ProcessingTime::MIN,
             PipelineClock::Test(now) => now,
+        }
+    }
+
+    /// When a processing-time timer is due by the pipeline's clock. Under a TestStream that begins at 0, and
+    /// timers are set by it; but what a worker has reckoned from the machine's clock is to come after as long.
+    pub(super) fn due(&self, fire: EventTime) -> EventTime {
+        const YEAR: u64 = 365 * 24 * 3_600_000;
+        let ahead = fire.millis().saturating_sub(self.wall.millis());
+        match self.pipeline {
+            PipelineClock::Test(now) if ahead.unsigned_abs() < YEAR => {
+                EventTime(now.saturating_add(ahead).millis())
+            }
+            PipelineClock::Test(_) | PipelineClock::Wall | PipelineClock::Stopped => fire,
         }
     }
 

@@ -174,6 +174,7 @@ impl<B: Clone> Engine<B> {
         let mut side_readers = vec![Vec::new(); plan.collections.len()];
         let mut stages = BTreeMap::new();
         let mut collectors = BTreeMap::new();
+        let mut test_stream = None;
         for (index, node) in plan.nodes.iter().enumerate() {
             let id = NodeId(index);
             for input in node.inputs() {
@@ -192,10 +193,17 @@ impl<B: Clone> Engine<B> {
                 Node::GroupByKey { .. } => {
                     collectors.insert(id, CollectorState::default());
                 }
+                Node::TestStream(stream) => {
+                    test_stream = Some(TestStreamState::new(stream.outputs.values().copied().collect()));
+                }
                 Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {}
             }
         }
-        let pipeline_clock = if plan.streaming { PipelineClock::Wall } else { PipelineClock::Stopped };
+        let pipeline_clock = match (&test_stream, plan.streaming) {
+            (Some(_), _) => PipelineClock::Test(ProcessingTime(0)),
+            (None, true) => PipelineClock::Wall,
+            (None, false) => PipelineClock::Stopped,
+        };
         let pools = Pools::new(&plan, slots);
         Self {
             watermarks: vec![EventTime::MIN; plan.collections.len()],
@@ -205,7 +213,7 @@ impl<B: Clone> Engine<B> {
             stages,
             collectors,
             sealed_side_inputs: BTreeSet::new(),
-            test_stream: None,
+            test_stream,
             bundles: Bundles::default(),
             free_slots: pools.slots.clone(),
             pools,
@@ -289,7 +297,7 @@ impl<B: Clone> Engine<B> {
                     Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
                         open.push_back(*output)
                     }
-                    Node::Impulse { .. } => {}
+                    Node::Impulse { .. } | Node::TestStream(_) => {}
                 }
             }
             if !self.side_readers[collection.0].is_empty() {

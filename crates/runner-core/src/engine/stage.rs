@@ -206,9 +206,10 @@ impl<B> StageState<B> {
         }
     }
 
-    pub(super) fn change_timers(&mut self, changes: Vec<TimerChange>) {
+    /// `due`: when a processing-time timer is due.
+    pub(super) fn change_timers(&mut self, changes: Vec<TimerChange>, due: impl Fn(EventTime) -> EventTime) {
         if let Queue::Keyed(queue) = &mut self.queue {
-            queue.timers.change(changes, &queue.kinds);
+            queue.timers.change(changes, &queue.kinds, due);
         }
     }
 }

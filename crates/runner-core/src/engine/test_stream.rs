@@ -32,6 +32,12 @@ pub(super) struct TestStreamState {
     pub(super) over: bool,
 }
 
+impl TestStreamState {
+    pub(super) fn new(outputs: Vec<CollectionId>) -> Self {
+        Self { outputs, asked: false, over: false }
+    }
+}
+
 impl<B: Clone> Engine<B> {
     pub(super) fn test_stream_step(&mut self, step: TestStreamStep<B>) {
         let Some(test_stream) = &mut self.test_stream else { return };

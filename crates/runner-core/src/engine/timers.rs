@@ -95,15 +95,24 @@ impl Timers {
         self.queue.range(first..).take_while(move |(place, _)| place.kind == kind)
     }
 
-    /// Takes in what a bundle did, in the order in which it did it.
-    pub(super) fn change(&mut self, changes: Vec<TimerChange>, kinds: &[TimerKind]) {
+    /// Takes in what a bundle did, in the order in which it did it. `due`: when a processing-time timer is due.
+    pub(super) fn change(
+        &mut self,
+        changes: Vec<TimerChange>,
+        kinds: &[TimerKind],
+        due: impl Fn(EventTime) -> EventTime,
+    ) {
         for change in changes {
             match change {
                 TimerChange::Clear(id) => self.remove(&id),
                 TimerChange::Set { timer, partition } => {
                     let Some(kind) = kinds.get(timer.id.family) else { continue };
                     self.remove(&timer.id);
-                    let place = Place { kind: *kind, fire: timer.fire, set: self.next, partition };
+                    let fire = match kind {
+                        TimerKind::ProcessingTime => due(timer.fire),
+                        TimerKind::EventTime | TimerKind::Expiration => timer.fire,
+                    };
+                    let place = Place { kind: *kind, fire, set: self.next, partition };
                     self.next += 1;
                     self.holds.add(timer.hold);
                     self.queue.insert(place, timer.id.clone());

@@ -8,6 +8,7 @@ mod attempt;
 mod collectors;
 mod late;
 mod state;
+mod test_stream;
 mod timers;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, StateStore};
 use attempt::Content;
 use collectors::{Collector, Collectors, SideInputCollector};
+use test_stream::Player;
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
@@ -107,12 +109,21 @@ pub async fn run(execution: Execution) -> Outcome {
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
         Node::Stage(stage) => Some((NodeId(index), execution.workers.stage(stage.spec.clone()))),
-        Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {
-            None
-        }
+        Node::Impulse { .. }
+        | Node::TestStream(_)
+        | Node::GroupByKey { .. }
+        | Node::Flatten { .. }
+        | Node::Redistribute { .. } => None,
     });
     let stages = stages.collect();
+    let mut tasks = JoinSet::new();
+    let player =
+        Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
+            tasks.spawn(play);
+            player
+        });
     let job = Job {
+        player,
         collectors: Collectors::new(reports.clone()),
         engine,
         reports,
@@ -123,7 +134,7 @@ pub async fn run(execution: Execution) -> Outcome {
         controls: HashMap::new(),
         wake: None,
         granted: Wish::GoOn,
-        tasks: JoinSet::new(),
+        tasks,
         finalizers: JoinSet::new(),
         execution,
     };
@@ -140,6 +151,8 @@ struct Uncommitted {
 struct Job {
     execution: Execution,
     engine: Engine<Bytes>,
+    /// There if the pipeline has a TestStream.
+    player: Option<Player>,
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, Arc<dyn StageBundleFactory>>,
     side_inputs: HashMap<CollectionId, Arc<SideInput>>,
@@ -240,7 +253,7 @@ impl Job {
                     self.side_input(collection, SideInputCollector::seal)
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
-                EngineAction::NextTestStreamEvent => {}
+                EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
                 EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
             }
         }

@@ -11,9 +11,18 @@ use crate::plan::{Firing, Unfit, is_keyed};
 /// Names each primitive that asks for what the native engine has not got.
 pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
     let mut refusal = Refusal::default();
+    let mut test_streams = 0;
     for id in pipeline.primitives() {
         let Ok(transform) = pipeline.transform(id) else { continue };
         let name = pipeline.name(id);
+        if primitive::kind_of(primitive::urn(transform)) == Some(PrimitiveKind::TestStream) {
+            test_streams += 1;
+            if test_streams > 1 {
+                let why =
+                    "is a second TestStream, and each would set the clock; one with several outputs runs";
+                refusal.unsupported(&name, why);
+            }
+        }
         if let Ok(Some(payload)) = primitive::pardo_payload(transform) {
             pardo(pipeline, &name, transform, &payload, &mut refusal);
         }

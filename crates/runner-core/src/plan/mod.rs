@@ -7,6 +7,7 @@
 mod coders;
 mod descriptor;
 mod keyed;
+mod test_stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
@@ -14,6 +15,7 @@ mod trigger;
 mod windows;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use beam_model::coders::Coder;
@@ -21,6 +23,10 @@ use beam_model::pipeline::{Components, is_bounded};
 use beam_model::urns::standard_side_input_types;
 
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
+pub(crate) use test_stream::TestStreamElements;
+pub use test_stream::{
+    BadTestStreamElement, BadTestStreamEvent, TestStream, TestStreamEvent, TestStreamReader, TestStreamSource,
+};
 pub use text::{PlanError, plan_dot, plan_text};
 pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
@@ -29,7 +35,7 @@ pub use windows::{Grouping, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;
 use crate::fusion::{ExecutableStage, FusedPipeline};
-use crate::graph::{PrimitiveKind, QueryablePipeline};
+use crate::graph::{PrimitiveKind, QueryablePipeline, kind_of, test_stream_payload, test_stream_url};
 use crate::ports::StageSpec;
 use coders::WireCoders;
 
@@ -98,6 +104,7 @@ pub enum Node {
     Impulse {
         output: CollectionId,
     },
+    TestStream(Box<TestStream>),
     Stage(Box<Stage>),
     GroupByKey {
         input: CollectionId,
@@ -151,6 +158,7 @@ impl Node {
             | Node::GroupByKey { output, .. }
             | Node::Flatten { output, .. }
             | Node::Redistribute { output, .. } => vec![*output],
+            Node::TestStream(stream) => stream.outputs.values().copied().collect(),
             Node::Stage(stage) => stage.sinks.values().copied().collect(),
         }
     }
@@ -158,7 +166,7 @@ impl Node {
     /// Main inputs; a Flatten may read one collection several times.
     pub fn inputs(&self) -> Vec<CollectionId> {
         match self {
-            Node::Impulse { .. } => Vec::new(),
+            Node::Impulse { .. } | Node::TestStream(_) => Vec::new(),
             Node::Stage(stage) => vec![stage.input],
             Node::GroupByKey { input, .. } | Node::Redistribute { input, .. } => vec![*input],
             Node::Flatten { inputs, .. } => inputs.clone(),
@@ -247,6 +255,9 @@ impl Planner<'_> {
     }
 
     fn runner_transform(&mut self, id: &str) -> Result<Node, Fault> {
+        if self.pipeline.kind(id)? == PrimitiveKind::TestStream {
+            return self.test_stream(id);
+        }
         let transform = self.pipeline.transform(id)?.clone();
         let output = transform.outputs.values().next();
         let output = output.ok_or_else(|| Fault::runner(format!("transform {id} makes nothing")))?;
@@ -270,10 +281,31 @@ impl Planner<'_> {
                 let name = self.pipeline.name(id);
                 Node::GroupByKey { input: first()?, output, grouping: Box::new(grouping), name }
             }
-            PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => {
+            PrimitiveKind::TestStream | PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => {
                 return Err(Fault::runner(format!("transform {id} is not the runner's to execute")));
             }
         })
+    }
+
+    fn test_stream(&mut self, id: &str) -> Result<Node, Fault> {
+        let transform = self.pipeline.transform(id)?;
+        let name = self.pipeline.name(id);
+        let fault = |reason: &dyn fmt::Display| Fault::runner(format!("{name}: {reason}"));
+        let payload = test_stream_payload(transform).map_err(|error| fault(&error))?;
+        let elements = TestStreamElements::of(&payload.coder_id, &self.pipeline.components.coders);
+        let mut outputs = BTreeMap::new();
+        for (tag, output) in &transform.outputs {
+            outputs.insert(tag.clone(), self.collection(output)?);
+        }
+        let events = match test_stream_url(&payload) {
+            Some(url) => TestStreamSource::Endpoint(url.to_owned()),
+            None => {
+                let mut reader = TestStreamReader::new(outputs.clone(), elements.clone());
+                let events = payload.events.iter().map(|event| reader.read(event));
+                TestStreamSource::Listed(events.collect::<Result<_, _>>().map_err(|bad| fault(&bad))?)
+            }
+        };
+        Ok(Node::TestStream(Box::new(TestStream { name, outputs, events, elements })))
     }
 
     fn environment(&mut self, id: &str) -> EnvironmentIndex {
@@ -390,15 +422,19 @@ fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
                     }
                 }
             }
-            Node::Impulse { .. } | Node::Stage(_) | Node::GroupByKey { .. } => {}
+            Node::Impulse { .. } | Node::TestStream(_) | Node::Stage(_) | Node::GroupByKey { .. } => {}
         }
     }
 }
 
-/// Whether some PCollection is unbounded.
+/// Whether some PCollection is unbounded, or made by a TestStream, which says itself when what arrives.
 fn is_streaming(components: &Components) -> bool {
     let unbounded = is_bounded::Enum::Unbounded;
-    components.pcollections.values().any(|pcollection| pcollection.is_bounded() == unbounded)
+    let mut pcollections = components.pcollections.values();
+    pcollections.any(|pcollection| pcollection.is_bounded() == unbounded)
+        || components.transforms.values().any(|transform| {
+            transform.spec.as_ref().is_some_and(|spec| kind_of(&spec.urn) == Some(PrimitiveKind::TestStream))
+        })
 }
 
 /// The names that the user, or a rewrite after the user's, has given.

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use beam_model::fn_execution::ProcessBundleDescriptor;
-use beam_model::pipeline::{Environment, MonitoringInfo};
+use beam_model::pipeline::{Environment, MonitoringInfo, test_stream_payload};
 use beam_model::time::EventTime;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::{BundleRequests, BundleSplit, StateHandler};
 use crate::fault::Fault;
@@ -26,7 +27,11 @@ pub struct StageSpec {
     pub descriptor: ProcessBundleDescriptor,
 }
 
-/// The workers of one job.
+/// The events of a TestStream as they are told, in their order. When the channel closes all have been; an
+/// error is the last item.
+pub type TestStreamEvents = mpsc::Receiver<Result<test_stream_payload::Event, Fault>>;
+
+/// The workers of one job, and what else of the world it talks to.
 #[async_trait]
 pub trait JobBundleFactory: Send + Sync {
     /// How many bundles of this environment may run at once; at least 1.
@@ -34,6 +39,19 @@ pub trait JobBundleFactory: Send + Sync {
 
     /// A factory for bundles of a stage. Workers are started on the first bundle, not here.
     fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory>;
+
+    /// Asks the `TestStreamService` at `url` for the events of these outputs of a TestStream, by their local
+    /// names (`EventsRequest.output_ids`). Dropping the receiver ends the call.
+    ///
+    /// Errors: the service cannot be reached, or this factory calls none.
+    async fn test_stream_events(
+        &self,
+        url: &str,
+        output_ids: Vec<String>,
+    ) -> Result<TestStreamEvents, Fault> {
+        let outputs = output_ids.join(", ");
+        Err(Fault::runner(format!("nobody here can ask {url} for the events of outputs {outputs}")))
+    }
 
     /// Stops every worker of the job and frees all that they held. Bounded: a worker that does not
     /// stop is killed. Called once, when no bundle runs any more.

@@ -12,7 +12,7 @@ mod workers;
 
 pub use bundle::{
     BundleInput, BundleResult, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle, Residual,
-    StageBundleFactory, StageSpec, TimerBlock,
+    StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
 };
 pub use bundle_request::{BundleControl, BundleRequest, BundleRequests, BundleSplit, ChannelSplit};
 pub use state::{StateHandler, StateKey, StatePage};
