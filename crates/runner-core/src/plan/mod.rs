@@ -6,6 +6,7 @@
 
 mod coders;
 mod descriptor;
+mod drain;
 mod keyed;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -127,6 +128,11 @@ pub struct Stage {
     pub side_inputs: Vec<StageSideInput>,
     /// What reads the input if residuals may come back to it: the transform that processes restrictions.
     pub restriction_reader: Option<String>,
+    /// The same stage, but restrictions are truncated before they are processed
+    /// (`beam:transform:sdf_truncate_sized_restrictions:v1`), so that what would never end does. There if the
+    /// stage processes restrictions without end. What its bundles leave undone has been truncated and is for
+    /// `spec`: truncated time and again, it might never end. Elements that they never began have not.
+    pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
 }
@@ -186,6 +192,7 @@ pub fn plan(
         collections: Vec::new(),
         by_id: HashMap::new(),
         environments: Vec::new(),
+        transform_names: names(&pipeline.components),
     };
     let mut nodes = Vec::new();
     for id in &fused.runner_transforms {
@@ -194,8 +201,7 @@ pub fn plan(
     for (index, stage) in fused.stages.iter().enumerate() {
         nodes.push(planner.stage(index, stage)?);
     }
-    let transform_names = names(&pipeline.components);
-    let Planner { mut collections, environments, .. } = planner;
+    let Planner { mut collections, environments, transform_names, .. } = planner;
     let nodes = in_order(nodes, collections.len());
     cut_before_handing_on(&nodes, &mut collections);
     Ok(ExecutionPlan { nodes, collections, environments, transform_names })
@@ -208,6 +214,7 @@ struct Planner<'a> {
     collections: Vec<Collection>,
     by_id: HashMap<String, CollectionId>,
     environments: Vec<String>,
+    transform_names: BTreeMap<String, String>,
 }
 
 impl Planner<'_> {
@@ -276,19 +283,7 @@ impl Planner<'_> {
         }))
     }
 
-    fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
-        let input = self.collection(&stage.input)?;
-        let restriction_reader = descriptor::restriction_reader(self.pipeline, stage);
-        if restriction_reader.is_some() {
-            self.cut_between_elements(input);
-        }
-        let keyed = keyed::keyed_stage(self.pipeline, &mut self.wire, stage)?;
-        if let Some(collection) = self.collections.get_mut(input.0).filter(|_| keyed.is_some()) {
-            collection.by_key = true;
-            if self.grain == PlanGrain::Key {
-                collection.grain = Grain::Element;
-            }
-        }
+    fn side_inputs(&mut self, stage: &ExecutableStage) -> Result<Vec<StageSideInput>, Fault> {
         let mut side_inputs = Vec::new();
         for side in &stage.side_inputs {
             let pattern = access_pattern(&side.access_pattern).ok_or_else(|| {
@@ -308,11 +303,34 @@ impl Planner<'_> {
                 pattern,
             });
         }
+        Ok(side_inputs)
+    }
+
+    fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
+        let input = self.collection(&stage.input)?;
+        let restriction_reader = descriptor::restriction_reader(self.pipeline, stage);
+        if restriction_reader.is_some() {
+            self.cut_between_elements(input);
+        }
+        let keyed = keyed::keyed_stage(self.pipeline, &mut self.wire, stage)?;
+        if let Some(collection) = self.collections.get_mut(input.0).filter(|_| keyed.is_some()) {
+            collection.by_key = true;
+            if self.grain == PlanGrain::Key {
+                collection.grain = Grain::Element;
+            }
+        }
+        let mut side_inputs = self.side_inputs(stage)?;
         let environment = self.environment(&stage.environment_id);
         let built = descriptor::build(self.pipeline, &mut self.wire, index, stage)?;
         let mut sinks = HashMap::new();
         for (sink, pcollection) in built.sinks {
             sinks.insert(sink, self.collection(&pcollection)?);
+        }
+        let process = restriction_reader.as_deref();
+        let drain = process.and_then(|it| drain::drain(self.pipeline, &built.spec, &stage.input, it));
+        if let Some(drain) = &drain {
+            side_inputs.extend(drain.side_inputs(&side_inputs));
+            self.transform_names.insert(drain.truncate.clone(), drain.name.clone());
         }
         Ok(Node::Stage(Box::new(Stage {
             spec: Arc::new(built.spec),
@@ -323,6 +341,7 @@ impl Planner<'_> {
             sinks,
             side_inputs,
             restriction_reader,
+            drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
         })))
     }

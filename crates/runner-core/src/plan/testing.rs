@@ -90,6 +90,7 @@ impl PlanBuilder {
                 .collect::<HashMap<_, _>>(),
             side_inputs,
             restriction_reader: None,
+            drain: None,
             keyed: None,
         })));
         made
