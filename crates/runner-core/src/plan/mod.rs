@@ -26,7 +26,7 @@ pub use text::{PlanError, plan_dot, plan_text};
 pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
 };
-pub use windows::{Grouping, MergeStage, Merging, OutputTime};
+pub use windows::{Grouping, MapStage, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;
 use crate::fusion::{ExecutableStage, FusedPipeline};
@@ -144,6 +144,8 @@ pub struct StageSideInput {
     pub tag: String,
     pub collection: CollectionId,
     pub pattern: AccessPattern,
+    /// Says into which of its windows an element looks. `None`: it is in the global window.
+    pub map_windows: Option<Arc<MapStage>>,
 }
 
 impl Node {
@@ -296,11 +298,13 @@ impl Planner<'_> {
             {
                 known.side_input_patterns.push(pattern);
             }
+            let map_windows = windows::map_stage(self.pipeline, &mut self.wire, &side.transform, &side.tag)?;
             side_inputs.push(StageSideInput {
                 transform: side.transform.clone(),
                 tag: side.tag.clone(),
                 collection,
                 pattern,
+                map_windows: map_windows.map(Arc::new),
             });
         }
         Ok(side_inputs)

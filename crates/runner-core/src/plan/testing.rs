@@ -66,6 +66,7 @@ impl PlanBuilder {
             tag: format!("side{n}"),
             collection: *collection,
             pattern: AccessPattern::Iterable,
+            map_windows: None,
         });
         let side_inputs: Vec<_> = side_inputs.collect();
         for side in &side_inputs {
