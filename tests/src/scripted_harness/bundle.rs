@@ -263,6 +263,7 @@ impl<'a> Execution<'a> {
             element,
             emitted: Vec::new(),
             requires_finalization: &mut self.response.requires_finalization,
+            residuals: &mut self.response.residual_roots,
             timers,
         };
         function(&mut call)?;

@@ -170,6 +170,23 @@ async fn an_input_that_was_not_counted_is_not_split() {
 }
 
 #[tokio::test]
+async fn a_bundle_that_waits_for_a_worker_is_not_split() {
+    let paused = Paused::new(SplitAnswer::BetweenElements).await;
+    let (_, running) = paused.stage.start("a", &["pause"]);
+    paused.begun().await;
+    let (control, waiting) = paused.stage.start("b", &["one", "two"]);
+    let asker = tokio::spawn(async move { control.split(0.0).await });
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!asker.is_finished());
+    paused.let_on.send(()).unwrap();
+    running.await.unwrap().unwrap();
+    assert!(asker.await.unwrap().is_none());
+    assert_eq!(waiting.await.unwrap().unwrap().values, ["one", "two"]);
+    assert!(paused.calls.lock().unwrap().is_empty());
+    paused.job.bundles.close().await;
+}
+
+#[tokio::test]
 async fn the_answer_to_a_split_may_come_after_that_to_its_bundle() {
     let late = SplitAnswer::AfterTheBundle(Box::new(SplitAnswer::BetweenElements));
     let paused = Paused::new(late).await;

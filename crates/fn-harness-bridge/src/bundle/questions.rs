@@ -57,8 +57,10 @@ impl<'a> Questions<'a> {
         worker: &'a WorkerSession,
         bundle: &'a str,
         elements: BTreeMap<String, i64>,
-        requests: BundleRequests,
+        mut requests: BundleRequests,
     ) -> Self {
+        // They were asked of a bundle that had no worker yet: split now, it would give back everything.
+        requests.decline();
         Self { worker, bundle, elements, requests, asked: None, splits: Vec::new() }
     }
 
@@ -106,8 +108,9 @@ impl<'a> Questions<'a> {
 
     async fn send(&mut self, request: BundleRequest) {
         let (name, request, reply) = match request {
-            // Cutting an input needs its length; the reply is dropped, which says that it is not cut.
-            BundleRequest::Split { .. } if self.elements.is_empty() => return,
+            // Cutting an input needs its length; the reply is dropped, which says that it is not cut. And who
+            // has given up may not want a split any more.
+            BundleRequest::Split { reply, .. } if self.elements.is_empty() || reply.is_closed() => return,
             BundleRequest::Split { fraction_of_remainder, reply } => {
                 ("split", self.split_request(fraction_of_remainder), Reply::Split(reply))
             }

@@ -9,6 +9,7 @@ use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest};
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use runner_core::fault::Fault;
 use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
+use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
 use super::questions::Questions;
@@ -60,6 +61,35 @@ impl StageBundles {
         }
         Ok(inputs)
     }
+
+    /// Has the worker process the bundle, to its end.
+    async fn run(
+        &self,
+        running: &RunningBundle,
+        inputs: BTreeMap<String, Blocks>,
+        timers: FiredTimers,
+        mut ending: oneshot::Receiver<Ending>,
+    ) -> Result<Ending, Fault> {
+        let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
+        let work = async {
+            let request = process_bundle(instruction, &self.spec.descriptor.id);
+            worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
+            feed(worker, instruction, inputs, timers).await
+        };
+        let silence = self.shared.config.end_of_output_timeout;
+        let ending = tokio::select! {
+            biased;
+            ending = &mut ending => ending,
+            fed = work => match fed {
+                Ok(()) | Err(FeedError::WorkerGone) => tokio::select! {
+                    ending = &mut ending => ending,
+                    why = active.silent_after_answer(silence) => return Err(worker.describe(&why)),
+                },
+                Err(FeedError::Input(fault)) => return Err(fault),
+            },
+        };
+        Ok(ending.unwrap_or(Ending::WorkerGone))
+    }
 }
 
 #[async_trait]
@@ -72,56 +102,35 @@ impl StageBundleFactory for StageBundles {
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
         let instruction = worker.next_instruction(&instruction);
-        let (active, mut ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
+        let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
-        let mut running = RunningBundle { lease, instruction, over: false };
+        let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
-        let bundle = running.instruction.clone();
-        let mut questions = Questions::new(&worker, &bundle, elements, requests);
-        let silence = self.shared.config.end_of_output_timeout;
-        let work = async {
-            let request = process_bundle(&bundle, &self.spec.descriptor.id);
-            worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
-            feed(&worker, &bundle, inputs, timers).await
-        };
-        let end = async {
-            tokio::select! {
-                biased;
-                ending = &mut ending => return Ok(ending),
-                fed = work => match fed {
-                    Ok(()) | Err(FeedError::WorkerGone) => {}
-                    Err(FeedError::Input(fault)) => return Err(fault),
-                },
-            }
-            tokio::select! {
-                ending = &mut ending => Ok(ending),
-                why = active.silent_after_answer(silence) => Err(worker.describe(&why)),
-            }
-        };
+        let mut questions = Questions::new(&worker, &instruction, elements, requests);
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
-            ending = end => ending?,
+            ending = self.run(&running, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
         };
         match ending {
-            Ok(Ending::Done(answer)) => {
+            Ending::Done(answer) => {
                 let splits = questions.finish(self.shared.config.split_timeout).await?;
                 running.over = true;
                 let finalizer = answer.requires_finalization.then(|| {
                     let timeout = self.shared.config.finalization_timeout;
-                    BundleFinalizer::new(worker.clone(), bundle.clone(), timeout)
+                    BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)
                 });
                 Ok(response::read(answer, splits, finalizer))
             }
-            Ok(Ending::Failed(message)) => {
+            Ending::Failed(message) => {
                 running.over = true;
                 Err(Fault::user(message))
             }
-            Ok(Ending::Refused(fault)) => Err(fault),
-            Ok(Ending::WorkerGone) | Err(_) => Err(worker.fault().await),
+            Ending::Refused(fault) => Err(fault),
+            Ending::WorkerGone => Err(worker.fault().await),
         }
     }
 }
@@ -147,6 +156,7 @@ fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest 
 struct RunningBundle {
     lease: Lease,
     instruction: String,
+    active: Arc<ActiveBundle>,
     over: bool,
 }
 

@@ -6,6 +6,7 @@
 
 mod coders;
 mod descriptor;
+mod drain;
 mod keyed;
 mod test_stream;
 #[cfg(test)]
@@ -31,7 +32,7 @@ pub use text::{PlanError, plan_dot, plan_text};
 pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
 };
-pub use windows::{Grouping, MergeStage, Merging, OutputTime};
+pub use windows::{Grouping, MapStage, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;
 use crate::fusion::{ExecutableStage, FusedPipeline};
@@ -138,6 +139,11 @@ pub struct Stage {
     pub side_inputs: Vec<StageSideInput>,
     /// What reads the input if residuals may come back to it: the transform that processes restrictions.
     pub restriction_reader: Option<String>,
+    /// The same stage, but restrictions are truncated before they are processed
+    /// (`beam:transform:sdf_truncate_sized_restrictions:v1`), so that what would never end does. There if the
+    /// stage processes restrictions without end. What its bundles leave undone has been truncated and is for
+    /// `spec`: truncated time and again, it might never end. Elements that they never began have not.
+    pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
 }
@@ -149,6 +155,8 @@ pub struct StageSideInput {
     pub tag: String,
     pub collection: CollectionId,
     pub pattern: AccessPattern,
+    /// Says into which of its windows an element looks. `None`: it is in the global window.
+    pub map_windows: Option<Arc<MapStage>>,
 }
 
 impl Node {
@@ -200,6 +208,7 @@ pub fn plan(
         collections: Vec::new(),
         by_id: HashMap::new(),
         environments: Vec::new(),
+        transform_names: names(&pipeline.components),
     };
     let mut nodes = Vec::new();
     for id in &fused.runner_transforms {
@@ -208,8 +217,7 @@ pub fn plan(
     for (index, stage) in fused.stages.iter().enumerate() {
         nodes.push(planner.stage(index, stage)?);
     }
-    let transform_names = names(&pipeline.components);
-    let Planner { mut collections, environments, .. } = planner;
+    let Planner { mut collections, environments, transform_names, .. } = planner;
     let nodes = in_order(nodes, collections.len());
     cut_before_handing_on(&nodes, &mut collections);
     Ok(ExecutionPlan { nodes, collections, environments, streaming, transform_names })
@@ -223,6 +231,7 @@ struct Planner<'a> {
     collections: Vec<Collection>,
     by_id: HashMap<String, CollectionId>,
     environments: Vec<String>,
+    transform_names: BTreeMap<String, String>,
 }
 
 impl Planner<'_> {
@@ -316,6 +325,31 @@ impl Planner<'_> {
         }))
     }
 
+    fn side_inputs(&mut self, stage: &ExecutableStage) -> Result<Vec<StageSideInput>, Fault> {
+        let mut side_inputs = Vec::new();
+        for side in &stage.side_inputs {
+            let pattern = access_pattern(&side.access_pattern).ok_or_else(|| {
+                let name = self.pipeline.name(&side.transform);
+                Fault::runner(format!("{name}: side input access {:?} is not known", side.access_pattern))
+            })?;
+            let collection = self.collection(&side.pcollection)?;
+            if let Some(known) = self.collections.get_mut(collection.0)
+                && !known.side_input_patterns.contains(&pattern)
+            {
+                known.side_input_patterns.push(pattern);
+            }
+            let map_windows = windows::map_stage(self.pipeline, &mut self.wire, &side.transform, &side.tag)?;
+            side_inputs.push(StageSideInput {
+                transform: side.transform.clone(),
+                tag: side.tag.clone(),
+                collection,
+                pattern,
+                map_windows: map_windows.map(Arc::new),
+            });
+        }
+        Ok(side_inputs)
+    }
+
     fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
         let input = self.collection(&stage.input)?;
         let restriction_reader = descriptor::restriction_reader(self.pipeline, stage);
@@ -330,30 +364,18 @@ impl Planner<'_> {
                 collection.grain = Grain::Element;
             }
         }
-        let mut side_inputs = Vec::new();
-        for side in &stage.side_inputs {
-            let pattern = access_pattern(&side.access_pattern).ok_or_else(|| {
-                let name = self.pipeline.name(&side.transform);
-                Fault::runner(format!("{name}: side input access {:?} is not known", side.access_pattern))
-            })?;
-            let collection = self.collection(&side.pcollection)?;
-            if let Some(known) = self.collections.get_mut(collection.0)
-                && !known.side_input_patterns.contains(&pattern)
-            {
-                known.side_input_patterns.push(pattern);
-            }
-            side_inputs.push(StageSideInput {
-                transform: side.transform.clone(),
-                tag: side.tag.clone(),
-                collection,
-                pattern,
-            });
-        }
+        let mut side_inputs = self.side_inputs(stage)?;
         let environment = self.environment(&stage.environment_id);
         let built = descriptor::build(self.pipeline, &mut self.wire, index, stage)?;
         let mut sinks = HashMap::new();
         for (sink, pcollection) in built.sinks {
             sinks.insert(sink, self.collection(&pcollection)?);
+        }
+        let process = restriction_reader.as_deref();
+        let drain = process.and_then(|it| drain::drain(self.pipeline, &built.spec, &stage.input, it));
+        if let Some(drain) = &drain {
+            side_inputs.extend(drain.side_inputs(&side_inputs));
+            self.transform_names.insert(drain.truncate.clone(), drain.name.clone());
         }
         Ok(Node::Stage(Box::new(Stage {
             spec: Arc::new(built.spec),
@@ -364,6 +386,7 @@ impl Planner<'_> {
             sinks,
             side_inputs,
             restriction_reader,
+            drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
         })))
     }

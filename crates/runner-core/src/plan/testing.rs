@@ -68,6 +68,7 @@ impl PlanBuilder {
             tag: format!("side{n}"),
             collection: *collection,
             pattern: AccessPattern::Iterable,
+            map_windows: None,
         });
         let side_inputs: Vec<_> = side_inputs.collect();
         for side in &side_inputs {
@@ -92,6 +93,7 @@ impl PlanBuilder {
                 .collect::<HashMap<_, _>>(),
             side_inputs,
             restriction_reader: None,
+            drain: None,
             keyed: None,
         })));
         made

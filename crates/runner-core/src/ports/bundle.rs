@@ -152,7 +152,8 @@ pub struct Residual {
     pub element: Bytes,
     /// Not to be resumed before this much processing time has gone by.
     pub delay: Duration,
-    /// By output: no output of the element will be before this event time.
+    /// By output tag: no output of the element will be before this event time. Nothing is said of an output
+    /// that is not here.
     pub output_watermarks: BTreeMap<String, EventTime>,
 }
 

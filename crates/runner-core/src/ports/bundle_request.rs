@@ -21,7 +21,7 @@ pub enum BundleRequest {
         /// `DesiredSplit.fraction_of_remainder`: how much of what is left the bundle is to keep, from 0 to 1.
         /// 0 is a checkpoint: as much as can be is given back. That may be all, if the worker has not begun.
         fraction_of_remainder: f64,
-        /// `None`: the worker cannot split now, or the bundle is over.
+        /// `None`: the worker cannot split now, or it has not got the bundle yet, or the bundle is over.
         reply: oneshot::Sender<Option<BundleSplit>>,
     },
     /// `ProcessBundleProgressRequest`.
@@ -108,5 +108,10 @@ impl BundleRequests {
     /// The next question; none if nobody can ask any more. Dropping the future loses no question.
     pub async fn next(&mut self) -> Option<BundleRequest> {
         self.requests.recv().await
+    }
+
+    /// Answers all questions that wait with `None`.
+    pub fn decline(&mut self) {
+        while self.requests.try_recv().is_ok() {}
     }
 }

@@ -3,8 +3,10 @@
 //! [`elements`] cuts blocks into elements, [`group_by_key`] groups them, [`merge_windows`] has an SDK
 //! merge what only it can, [`side_input`] lets workers ask for a PCollection.
 
+mod ask_windows;
 pub mod elements;
 pub mod group_by_key;
+pub mod map_windows;
 pub mod merge_windows;
 pub mod side_input;
 

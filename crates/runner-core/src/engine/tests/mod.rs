@@ -276,6 +276,7 @@ fn a_job_that_cannot_go_on_says_who_waits_for_what() {
         tag: "side".to_owned(),
         collection: made,
         pattern: crate::plan::AccessPattern::Iterable,
+        map_windows: None,
     });
     let (_, actions) = start(builder.build(), 1, BundlePolicy::DEFAULT);
     let message = outcome(&actions).unwrap();
