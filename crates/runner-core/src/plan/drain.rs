@@ -101,6 +101,7 @@ mod tests {
         plan.nodes.iter().filter_map(|node| match node {
             Node::Stage(stage) => Some(&**stage),
             Node::Impulse { .. }
+            | Node::TestStream(_)
             | Node::GroupByKey { .. }
             | Node::Flatten { .. }
             | Node::Redistribute { .. } => None,

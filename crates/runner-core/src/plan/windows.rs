@@ -330,6 +330,7 @@ mod tests {
         let stages = plan.nodes.iter().filter_map(|node| match node {
             Node::Stage(stage) => Some(&stage.side_inputs),
             Node::Impulse { .. }
+            | Node::TestStream(_)
             | Node::GroupByKey { .. }
             | Node::Flatten { .. }
             | Node::Redistribute { .. } => None,
