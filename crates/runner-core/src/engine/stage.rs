@@ -255,6 +255,11 @@ impl<B, F: Fn(usize, u64) -> bool> Bundle<B, F> {
     /// Takes from the front of `queue` until the bundle is full. Says whether it is.
     fn fill(&mut self, queue: &mut VecDeque<Block<B>>) -> bool {
         while let Some(block) = queue.pop_front() {
+            // A worker truncates all of a bundle or nothing.
+            if self.taken.last().is_some_and(|last| last.truncated != block.truncated) {
+                queue.push_front(block);
+                return true;
+            }
             if self.push(block) {
                 return true;
             }

@@ -65,7 +65,7 @@ impl Run {
         let outputs = Arc::new(Outputs::default());
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
-        let Content { blocks, timers: due, watermark, draining: _ } = self.content;
+        let Content { blocks, timers: due, watermark, draining } = self.content;
         let whole = blocks.clone();
         let mut blocks: Vec<_> = blocks.into_iter().map(|block| block.data).collect();
         if let Some(keyed) = &stage.keyed {
@@ -98,7 +98,7 @@ impl Run {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let mut residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        let mut residuals = residuals(&plan, stage, &mut result, draining).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
             let given_back = whole.into_iter().skip(first);
@@ -136,6 +136,7 @@ fn residuals(
     plan: &ExecutionPlan,
     stage: &Stage,
     result: &mut BundleResult,
+    truncated: bool,
 ) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
     let mut found = Vec::new();
     let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
@@ -149,7 +150,7 @@ fn residuals(
             .fatal());
         }
         let hold = hold_of(plan, stage, &residual)?;
-        found.push((Block { hold, ..elements::block(residual.element) }, residual.delay));
+        found.push((Block { hold, truncated, ..elements::block(residual.element) }, residual.delay));
     }
     Ok(found)
 }
