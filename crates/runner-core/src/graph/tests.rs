@@ -200,6 +200,7 @@ fn shapes_of_the_graph() {
 fn what_is_not_known() {
     let urn = refusal(|c| of(c, "pair").spec = spec("beam:transform:magic:v1", Vec::new()));
     names(&urn, "Pair", &["beam:transform:magic:v1"]);
+    assert!(urn.invalid.is_empty(), "who reads its output is not at fault: {urn}");
     let no_urn = refusal(|c| of(c, "pair").spec = None);
     names(&no_urn, "Pair", &["no URN"]);
     let requirement = refusal_of(|p| p.requirements.push("beam:requirement:magic:v1".into()));
