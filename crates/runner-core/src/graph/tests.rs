@@ -220,6 +220,16 @@ fn what_is_not_known() {
 }
 
 #[test]
+fn expiration_without_its_timers() {
+    let undeclared = refusal(|c| {
+        let payload =
+            ParDoPayload { on_window_expiration_timer_family_spec: "bye".into(), ..Default::default() };
+        set_payload(of(c, "after"), payload.encode_to_vec());
+    });
+    names(&undeclared, "After", &["window expiration", "\"bye\""]);
+}
+
+#[test]
 fn payloads() {
     let bad = refusal(|c| set_payload(of(c, "pair"), vec![0x0A, 0xFF]));
     names(&bad, "Pair", &["ParDoPayload cannot be read"]);

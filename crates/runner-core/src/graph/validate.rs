@@ -264,6 +264,13 @@ impl Check<'_> {
                         refusal.unsupported(self.name(id), reason);
                     }
                 }
+                // Else nothing would ever expire, and what the user does then would never be done.
+                let expiry = &payload.on_window_expiration_timer_family_spec;
+                if !expiry.is_empty() && !payload.timer_family_specs.contains_key(expiry) {
+                    let reason =
+                        format!("acts on window expiration by timers {expiry:?}, which it does not declare");
+                    refusal.invalid(self.name(id), reason);
+                }
                 if !payload.restriction_coder_id.is_empty() {
                     self.coder(id, "its restrictions need", &payload.restriction_coder_id, refusal);
                 }
