@@ -108,3 +108,13 @@ def stable_input(p, folder):
       random | _Requiring(
           _FailOnce(folder), common_urns.requirements.REQUIRES_STABLE_INPUT.urn, _stable),
       _all_the_same)
+
+
+@case()
+def resource_hints(p):
+  """Each combination of hints makes an environment of its own; they may be more than a runner has."""
+  source = p | beam.Create([1, 2])
+  large = source | 'Large' >> beam.Map(lambda x: x + 1).with_resource_hints(min_ram='1MB')
+  many = large | 'Many' >> beam.Map(lambda x: x * 2).with_resource_hints(
+      cpu_count='1', max_active_bundles_per_worker='1')
+  check(many, [4, 6])
