@@ -33,7 +33,7 @@ fn least(holds: &[EventTime]) -> EventTime {
 fn timer(family: usize, key: u8, tag: u8, fire: EventTime, hold: EventTime) -> Timer {
     let bytes = |byte: u8| Bytes::copy_from_slice(&[byte]);
     let id = TimerId { family, key: bytes(key), window: Bytes::new(), tag: bytes(tag) };
-    Timer { id, fire, hold, pane: Bytes::new() }
+    Timer { id, fire, hold, pane: Bytes::new(), expiry: EventTime::MAX }
 }
 
 fn partition_of(timer: &Timer) -> Partition {
@@ -218,11 +218,11 @@ proptest! {
                     naive.set.retain(|other| other.id != timer.id);
                     naive.set.push(timer.clone());
                     let change = TimerChange::Set { partition: partition_of(&timer), timer };
-                    timers.change(vec![change], &KINDS, |fire| fire);
+                    timers.change(vec![change], &KINDS, &[], |fire| fire);
                 }
                 Op::Clear(timer) => {
                     naive.set.retain(|other| other.id != timer.id);
-                    timers.change(vec![TimerChange::Clear(timer.id)], &KINDS, |fire| fire);
+                    timers.change(vec![TimerChange::Clear(timer.id)], &KINDS, &[], |fire| fire);
                 }
                 Op::Take { watermark, now, idle, locked, limit } => {
                     let times = Times { watermark, now: ProcessingTime(now), idle };
@@ -292,7 +292,7 @@ proptest! {
                         set = set.wrapping_add(1);
                         timers.push(hold);
                         let change = TimerChange::Set { partition: partition_of(&timer), timer };
-                        stage.change_timers(vec![change], |fire| fire);
+                        stage.change_timers(vec![change], &content.timers, |fire| fire);
                     }
                     stage.finish(&content, began);
                     for block in &content.blocks {

@@ -169,8 +169,8 @@ impl Groups {
     pub(super) fn check(&mut self) {
         assert!(self.asks.is_empty() && self.going.is_none());
         assert_eq!((self.groups.hold(), self.groups.next_wake()), (EventTime::MAX, None));
-        assert_eq!(self.groups.dropped_closed(), 0);
-        assert_eq!(self.groups.dropped_late(), self.dropped.len() as u64);
+        let dropped = self.groups.dropped();
+        assert_eq!((dropped.late, dropped.closed), (self.dropped.len() as u64, 0));
         if matches!(self.windows, Windows::Sessions(_)) {
             // Which windows there were is a matter of the schedule, if elements were late.
             return;

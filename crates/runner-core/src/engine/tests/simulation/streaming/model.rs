@@ -190,7 +190,11 @@ impl Model {
                 TimerChange::Set { timer, partition } => {
                     let kind = planned.keyed.as_ref().unwrap().families[timer.id.family].kind;
                     let fire = timer.fire.millis();
-                    let due = if kind == TimerKind::ProcessingTime { due(fire) } else { fire };
+                    let due = match kind {
+                        TimerKind::ProcessingTime => due(fire),
+                        // At the latest when its window is over.
+                        TimerKind::EventTime | TimerKind::Expiration => fire.min(timer.expiry.millis()),
+                    };
                     let bound = timer.hold.max(stage.output.0);
                     stage.timers.insert(timer.id.clone(), Set { timer, kind, partition, due, bound });
                 }

@@ -33,6 +33,8 @@ pub(super) struct Case {
     pub(super) late: bool,
     /// Blocks of one element each.
     pub(super) singles: bool,
+    /// How large an element is.
+    pub(super) bytes: u64,
     /// What the TestStream does, last step first.
     pub(super) script: Vec<TestStreamStep<Batch>>,
     /// After how many events the job is drained.
@@ -78,7 +80,9 @@ pub(super) fn random_case(random: &mut Random) -> Case {
         collection.timed = true;
         collection.grain = if singles { Grain::Element } else { Grain::Block };
     }
-    Case { plan: plan.build(), records, windows, late, singles, script, drain_after }
+    // A few of the large ones are more than may wait.
+    let bytes = if random.one_in(3) { 20 << 20 } else { 8 };
+    Case { plan: plan.build(), records, windows, late, singles, bytes, script, drain_after }
 }
 
 impl Builder<'_> {

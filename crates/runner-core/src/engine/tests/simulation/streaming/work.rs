@@ -272,9 +272,10 @@ impl Worker<'_> {
         self.effects.states.entry(key).or_insert_with(|| committed.cloned().unwrap_or_default())
     }
 
-    fn set(&mut self, id: TimerId, fire: i64, hold: EventTime, pane: String) {
+    fn set(&mut self, keyed: &KeyedStage, id: TimerId, fire: i64, hold: EventTime, pane: &str) {
         let partition = partition_of(key_of_timer(&id));
-        let timer = Timer { id, fire: EventTime(fire), hold, pane: pane.into() };
+        let expiry = expiry(keyed, window_of(&id));
+        let timer = Timer { id, fire: EventTime(fire), hold, pane: pane.to_owned().into(), expiry };
         self.effects.timers.push(TimerChange::Set { timer, partition });
     }
 
@@ -295,32 +296,30 @@ impl Worker<'_> {
         };
         let expires = keyed.families.iter().position(|family| family.kind == TimerKind::Expiration);
         if let Some(family) = expires {
-            self.set(
-                id(family, String::new()),
-                expiry.millis(),
-                EventTime(start + WINDOW - 1),
-                String::new(),
-            );
+            let end = EventTime(start + WINDOW - 1);
+            self.set(keyed, id(family, String::new()), expiry.millis(), end, "");
         }
         let time = element.time.max(START);
         let flush = id(0, "flush".to_owned());
         for value in &element.values {
             let made = mix(*value, self.node.0 as u64);
-            let soon = |span: u64| (time.millis() + (made / 64 % span) as i64).min(expiry.millis());
+            // Also when the window is over.
+            let soon = |span: u64| time.millis() + (made / 64 % span) as i64;
             let unique = self.random.next();
             match made % 6 {
                 0 => self.emit(&[*value], element.time, bound),
                 1 => {
                     let fire = soon(30);
-                    let hold = if made / 8 % 2 == 0 { EventTime(fire) } else { time };
-                    self.set(id(0, format!("{unique} {value}")), fire, hold, String::new());
+                    let hold = if made / 8 % 2 == 0 { EventTime(fire).min(expiry) } else { time };
+                    let hops = (made / 16 % 3).to_string();
+                    self.set(keyed, id(0, format!("{unique} {value}")), fire, hold, &hops);
                 }
                 2 => {
                     let state = self.state((self.node, key, start));
                     state.flushed.push(*value);
                     state.earliest = state.earliest.min(time);
                     let hold = state.earliest;
-                    self.set(flush.clone(), soon(20), hold, String::new());
+                    self.set(keyed, flush.clone(), soon(20), hold, "");
                 }
                 3 => {
                     let state = std::mem::take(self.state((self.node, key, start)));
@@ -333,7 +332,7 @@ impl Worker<'_> {
                 4 => {
                     let due = self.now.millis() + (made / 64 % 50) as i64;
                     let hops = (made / 8 % 3).to_string();
-                    self.set(id(1, format!("{unique} {value}")), due, time, hops);
+                    self.set(keyed, id(1, format!("{unique} {value}")), due, time, &hops);
                 }
                 _ if expires.is_some() => self.state((self.node, key, start)).expiring.push(*value),
                 _ => self.emit(&[*value], element.time, bound),
@@ -346,7 +345,15 @@ impl Worker<'_> {
         let tag = text(&timer.id.tag);
         let value = tag.split(' ').nth(1).map(|value| value.parse::<u64>().unwrap());
         match (keyed.families[timer.id.family].kind, value) {
-            (TimerKind::EventTime, Some(value)) => self.emit(&[value], timer.hold, bound),
+            (TimerKind::EventTime, Some(value)) => match text(&timer.pane) {
+                // Once its window is over it is not set any more.
+                hops if hops != "0" && timer.fire < timer.expiry => {
+                    let fire = timer.fire.millis() + self.random.below(15) as i64;
+                    let hops = hops.parse::<u64>().unwrap() - 1;
+                    self.set(keyed, timer.id.clone(), fire, timer.hold, &hops.to_string());
+                }
+                _ => self.emit(&[value], timer.hold, bound),
+            },
             (TimerKind::EventTime, None) => {
                 let expiring = std::mem::take(&mut self.state(key).expiring);
                 let State { flushed, earliest, .. } = std::mem::take(self.state(key));
@@ -359,7 +366,7 @@ impl Worker<'_> {
                 hops => {
                     let due = self.now.millis() + self.random.below(40) as i64;
                     let hops = hops.parse::<u64>().unwrap() - 1;
-                    self.set(timer.id.clone(), due, timer.hold, hops.to_string());
+                    self.set(keyed, timer.id.clone(), due, timer.hold, &hops.to_string());
                 }
             },
             (TimerKind::Expiration, _) => {

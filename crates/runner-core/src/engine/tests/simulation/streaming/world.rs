@@ -5,25 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::super::*;
 use super::super::Random;
-use super::expected;
-use super::groups::{Ask, Groups};
-use super::model::{AskModel, Model, Taken};
+use super::groups::Groups;
+use super::model::{Model, Taken};
 use super::plan::Case;
-use super::work::{Batch, Effects, Element, State, StateKey, Worker, expiry, window_of, window_start};
+use super::work::{Batch, Effects, Element, State, StateKey, Worker, expiry, window_start};
 use crate::plan::{Stage, TimerKind};
 
 /// A bundle that runs.
-struct Open {
-    node: NodeId,
-    attempt: Attempt,
-    blocks: Vec<Block<Batch>>,
-    timers: Vec<Timer>,
-    taken: Taken,
-    watermark: EventTime,
-    draining: bool,
-    checkpoint: bool,
+pub(super) struct Open {
+    pub(super) node: NodeId,
+    pub(super) attempt: Attempt,
+    pub(super) blocks: Vec<Block<Batch>>,
+    pub(super) timers: Vec<Timer>,
+    pub(super) taken: Taken,
+    pub(super) watermark: EventTime,
+    pub(super) draining: bool,
+    pub(super) checkpoint: bool,
     /// The last attempt has failed.
-    failed: bool,
+    pub(super) failed: bool,
 }
 
 /// What happens, as the model sees it.
@@ -51,39 +50,84 @@ type Outputs = Vec<(CollectionId, Vec<Block<Batch>>)>;
 type Residuals = Vec<(Block<Batch>, Duration)>;
 
 #[derive(Default)]
-struct SideInput {
-    values: Vec<u64>,
-    sealed: bool,
-    ready: bool,
+pub(super) struct SideInput {
+    pub(super) values: Vec<u64>,
+    pub(super) sealed: bool,
+    pub(super) ready: bool,
 }
 
 pub(super) struct World<'a> {
-    case: &'a Case,
-    random: Random,
+    pub(super) case: &'a Case,
+    pub(super) random: Random,
     pub(super) model: Model,
-    slots: Vec<usize>,
-    running: BTreeMap<BundleId, Open>,
+    pub(super) slots: Vec<usize>,
+    pub(super) running: BTreeMap<BundleId, Open>,
     /// Attempts that have been answered or given up.
-    old: Vec<(BundleId, Attempt, NodeId)>,
-    groups: BTreeMap<NodeId, Groups>,
-    sides: BTreeMap<CollectionId, SideInput>,
-    states: BTreeMap<StateKey, State>,
-    wake: Option<ProcessingTime>,
-    test_stream_asked: bool,
-    script: Vec<TestStreamStep<Batch>>,
+    pub(super) old: Vec<(BundleId, Attempt, NodeId)>,
+    pub(super) groups: BTreeMap<NodeId, Groups>,
+    pub(super) sides: BTreeMap<CollectionId, SideInput>,
+    pub(super) states: BTreeMap<StateKey, State>,
+    pub(super) wake: Option<ProcessingTime>,
+    pub(super) test_stream_asked: bool,
+    pub(super) script: Vec<TestStreamStep<Batch>>,
     /// What the machine's clock shows, and the latest that it ever has.
     pub(super) now: ProcessingTime,
-    latest: ProcessingTime,
-    test_clock: Option<ProcessingTime>,
-    drained: bool,
-    serial: u64,
+    pub(super) latest: ProcessingTime,
+    pub(super) test_clock: Option<ProcessingTime>,
+    pub(super) drained: bool,
+    pub(super) serial: u64,
     pub(super) events: usize,
-    pub(super) committed: usize,
-    dropped: BTreeMap<NodeId, Vec<(u64, EventTime)>>,
-    read: BTreeMap<(NodeId, u64), u64>,
+    pub(super) dropped: BTreeMap<NodeId, Vec<(u64, EventTime)>>,
+    pub(super) read: BTreeMap<(NodeId, u64), u64>,
     /// Up to which time elements have been processed that are to come sorted.
-    sorted: BTreeMap<(NodeId, Partition), EventTime>,
-    outcome: Option<Outcome>,
+    pub(super) sorted: BTreeMap<(NodeId, Partition), EventTime>,
+    pub(super) outcome: Option<Outcome>,
+    /// What has come about.
+    pub(super) seen: BTreeSet<Seen>,
+}
+
+/// What is worth nothing if it never comes about in a simulation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Seen {
+    Bundle,
+    Retry,
+    LateReply,
+    LateElement,
+    DroppedByStage,
+    DroppedByGroups,
+    EventTimeTimer,
+    ProcessingTimeTimer,
+    Expiration,
+    Forgotten,
+    Delay,
+    Checkpoint,
+    Truncated,
+    TestStreamEvent,
+    SideInput,
+    Drained,
+    Done,
+}
+
+impl Seen {
+    pub(super) const ALL: [Self; 17] = [
+        Self::Bundle,
+        Self::Retry,
+        Self::LateReply,
+        Self::LateElement,
+        Self::DroppedByStage,
+        Self::DroppedByGroups,
+        Self::EventTimeTimer,
+        Self::ProcessingTimeTimer,
+        Self::Expiration,
+        Self::Forgotten,
+        Self::Delay,
+        Self::Checkpoint,
+        Self::Truncated,
+        Self::TestStreamEvent,
+        Self::SideInput,
+        Self::Drained,
+        Self::Done,
+    ];
 }
 
 impl<'a> World<'a> {
@@ -114,11 +158,11 @@ impl<'a> World<'a> {
             drained: false,
             serial: 1,
             events: 0,
-            committed: 0,
             dropped: BTreeMap::new(),
             read: BTreeMap::new(),
             sorted: BTreeMap::new(),
             outcome: None,
+            seen: BTreeSet::new(),
         }
     }
 
@@ -145,11 +189,11 @@ impl<'a> World<'a> {
     }
 
     /// What timers and triggers go by.
-    fn pipeline_time(&self) -> ProcessingTime {
+    pub(super) fn pipeline_time(&self) -> ProcessingTime {
         self.test_clock.unwrap_or(self.latest)
     }
 
-    fn stage(&self, node: NodeId) -> &'a Stage {
+    pub(super) fn stage(&self, node: NodeId) -> &'a Stage {
         match &self.case.plan.nodes[node.0] {
             Node::Stage(stage) => stage,
             other => panic!("{other:?} is no stage"),
@@ -173,6 +217,7 @@ impl<'a> World<'a> {
         if self.random.one_in(6)
             && let Some(reply) = self.old_reply()
         {
+            self.seen.insert(Seen::LateReply);
             return (reply, Happening::Nothing);
         }
         if self.random.one_in(25) {
@@ -228,7 +273,7 @@ impl<'a> World<'a> {
         let garbage = Batch::block(0, vec![Element::new(13, EventTime(0))]);
         let id = TimerId { family: 0, key: "0".into(), window: "0".into(), tag: "late".into() };
         let time = EventTime(0);
-        let timer = Timer { id, fire: time, hold: time, pane: Default::default() };
+        let timer = Timer { id, fire: time, hold: time, pane: Default::default(), expiry: EventTime::MAX };
         let outputs = self.stage(node).sinks.values();
         Some(EngineEvent::BundleSucceeded {
             bundle,
@@ -346,7 +391,8 @@ impl<'a> World<'a> {
             while !share.is_empty() {
                 let keep = if self.case.singles { share.len() - 1 } else { self.random.below(share.len()) };
                 self.serial += 1;
-                blocks.push(Batch::block(self.serial, share.split_off(keep)));
+                let block = Batch::block(self.serial, share.split_off(keep));
+                blocks.push(Block { bytes: self.case.bytes * block.data.elements.len() as u64, ..block });
             }
         }
         blocks
@@ -379,7 +425,10 @@ impl<'a> World<'a> {
                 assert!(commits, "what has succeeded is committed");
                 self.succeeded(bundle, *effects, outputs, residuals);
             }
-            Happening::Failed(bundle) => self.running.get_mut(&bundle).unwrap().failed = true,
+            Happening::Failed(bundle) => {
+                self.seen.insert(Seen::Retry);
+                self.running.get_mut(&bundle).unwrap().failed = true
+            }
             Happening::Collected { node, blocks, done } => {
                 self.model.deliver(self.case.plan.nodes[node.0].outputs()[0], &blocks);
                 if let Some(done) = done {
@@ -395,7 +444,13 @@ impl<'a> World<'a> {
     fn succeeded(&mut self, bundle: BundleId, effects: Effects, outputs: Outputs, residuals: Residuals) {
         let open = self.running.remove(&bundle).unwrap();
         let node = open.node;
-        self.committed += 1;
+        self.seen.insert(Seen::Bundle);
+        self.seen.extend((!effects.dropped.is_empty()).then_some(Seen::DroppedByStage));
+        self.seen.extend(open.taken.timers.iter().map(|set| match set.kind {
+            TimerKind::EventTime => Seen::EventTimeTimer,
+            TimerKind::ProcessingTime => Seen::ProcessingTimeTimer,
+            TimerKind::Expiration => Seen::Expiration,
+        }));
         self.check_sorted(&open);
         self.model.stages.get_mut(&node).unwrap().running.remove(&bundle);
         self.states.extend(effects.states);
@@ -414,6 +469,7 @@ impl<'a> World<'a> {
         }
         for (block, delay) in residuals {
             let millis = delay.as_micros().div_ceil(1_000) as i64;
+            self.seen.extend((millis > 0).then_some(Seen::Delay));
             let not_before =
                 if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
             self.model.arrive(node, block, not_before);
@@ -428,6 +484,7 @@ impl<'a> World<'a> {
     }
 
     fn test_stream(&mut self, step: TestStreamStep<Batch>) {
+        self.seen.insert(Seen::TestStreamEvent);
         match step {
             TestStreamStep::Elements { output, blocks } => self.model.deliver(output, &blocks),
             TestStreamStep::Watermark { output, watermark } => self.model.watermarks[output.0] = watermark,
@@ -476,242 +533,6 @@ impl<'a> World<'a> {
             *last = (*last).max(instance.block.hold);
         }
     }
-}
-
-impl World<'_> {
-    fn carry_out(&mut self, action: EngineAction<Batch>) {
-        assert!(self.outcome.is_none(), "{action:?} after the end");
-        match action {
-            EngineAction::Run { node, bundle, attempt, blocks, timers, watermark, draining } => {
-                if self.running.contains_key(&bundle) {
-                    self.run_again(bundle, attempt, &blocks, &timers);
-                } else {
-                    let open = Open {
-                        node,
-                        attempt,
-                        blocks,
-                        timers,
-                        taken: Taken::default(),
-                        watermark,
-                        draining,
-                        checkpoint: false,
-                        failed: false,
-                    };
-                    self.run(bundle, open);
-                }
-            }
-            // Held against the event when it happened.
-            EngineAction::Commit { bundle, .. } => assert!(!self.running.contains_key(&bundle)),
-            EngineAction::Checkpoint { bundle } => {
-                let open = self.running.get_mut(&bundle).expect("a running bundle");
-                open.checkpoint = true;
-                let node = open.node;
-                assert!(self.drained && self.stage(node).restriction_reader.is_some());
-            }
-            EngineAction::Collect { node, blocks, now } => self.collect(node, blocks, now),
-            EngineAction::Advance { node, watermark, now } => {
-                assert_eq!(now, self.pipeline_time());
-                let groups = self.groups.get_mut(&node).unwrap();
-                assert!(groups.told <= watermark, "it goes back");
-                groups.told = watermark;
-                groups.asks.push_back(Ask::Advance(watermark, now));
-                let collector = self.model.collectors.get_mut(&node).unwrap();
-                collector.asks.push_back(AskModel::Advance(watermark));
-            }
-            EngineAction::AddToSideInput { collection, blocks } => {
-                let side = self.sides.entry(collection).or_default();
-                assert!(!side.sealed, "more for a side input that was complete");
-                let elements = blocks.into_iter().flat_map(|block| block.data.elements);
-                side.values.extend(elements.flat_map(|element| element.values));
-            }
-            EngineAction::SealSideInput { collection } => {
-                assert_eq!(self.model.watermarks[collection.0], EventTime::MAX);
-                let side = self.sides.entry(collection).or_default();
-                side.sealed = true;
-                let all = self.model.delivered[collection.0].iter().map(|(value, _)| *value);
-                assert_eq!(side.values, all.collect::<Vec<_>>());
-            }
-            EngineAction::Expire { node, watermark } => self.expire(node, watermark),
-            EngineAction::NextTestStreamEvent => {
-                let idle = |groups: &Groups| groups.asks.is_empty() && !groups.is_answering();
-                assert!(self.running.is_empty() && self.groups.values().all(idle), "more is to come");
-                assert!(self.sides.values().all(|side| side.sealed == side.ready));
-                assert!(!self.test_stream_asked && !self.drained);
-                self.test_stream_asked = true;
-            }
-            EngineAction::WakeAt { at } => {
-                assert!(self.wake.is_none_or(|wake| at < wake), "it is to come then anyway");
-                self.wake = Some(at);
-            }
-            EngineAction::End(outcome) => self.outcome = Some(outcome),
-        }
-    }
-
-    fn run_again(&mut self, bundle: BundleId, attempt: Attempt, blocks: &[Block<Batch>], timers: &[Timer]) {
-        let open = self.running.get_mut(&bundle).unwrap();
-        assert!(open.failed, "it runs already");
-        assert_eq!(open.attempt.0 + 1, attempt.0);
-        let serials = |blocks: &[Block<Batch>]| blocks.iter().map(|b| b.data.serial).collect::<Vec<_>>();
-        assert_eq!((serials(&open.blocks), open.timers.as_slice()), (serials(blocks), timers));
-        open.failed = false;
-        open.attempt = attempt;
-    }
-
-    fn run(&mut self, bundle: BundleId, mut open: Open) {
-        let node = open.node;
-        let stage = self.stage(node);
-        assert_eq!(open.attempt, Attempt(1));
-        assert!(!open.blocks.is_empty() || !open.timers.is_empty(), "an empty bundle");
-        for side in &stage.side_inputs {
-            assert!(self.sides[&side.collection].ready, "a side input is not ready");
-        }
-        let pool = |world: &Self, node: NodeId| {
-            let stage = world.stage(node);
-            (stage.environment, stage.restriction_reader.as_ref().map(|_| node))
-        };
-        let others = self.running.values().filter(|other| pool(self, other.node) == pool(self, node));
-        assert!(others.count() < self.slots[stage.environment.0], "too many bundles");
-        self.check_timers(&open);
-        let now = self.latest;
-        let model = self.model.stages.get_mut(&node).unwrap();
-        assert_eq!(open.watermark, model.watermark.0);
-        open.taken = model.take(&open.blocks, &open.timers);
-        for instance in &open.taken.instances {
-            assert!(instance.not_before <= now, "{instance:?} was to wait");
-        }
-        if stage.keyed.is_some() {
-            let own = partitions(&open.taken);
-            for taken in model.running.values() {
-                assert!(partitions(taken).is_disjoint(&own), "two bundles have the same keys");
-            }
-        }
-        model.running.insert(bundle, open.taken.clone());
-        let truncated = open.blocks.iter().filter(|block| block.truncated).count();
-        assert!(truncated == 0 || truncated == open.blocks.len(), "only some of it is truncated");
-        let truncates = self.drained && stage.restriction_reader.is_some() && truncated == 0;
-        assert_eq!(open.draining, truncates, "whether restrictions are truncated");
-        self.running.insert(bundle, open);
-    }
-
-    /// Timers fire in their time, and those of a key in the order of it.
-    fn check_timers(&self, open: &Open) {
-        let model = &self.model.stages[&open.node];
-        let over = open.watermark == EventTime::MAX;
-        for timer in &open.timers {
-            let set = model.timers.get(&timer.id).unwrap_or_else(|| panic!("{timer:?} is not set"));
-            let due = match set.kind {
-                TimerKind::EventTime => set.due <= open.watermark.millis(),
-                TimerKind::ProcessingTime => {
-                    let alone = model.running.is_empty();
-                    set.due <= self.pipeline_time().millis() || over && alone
-                }
-                TimerKind::Expiration => set.due < open.watermark.millis() || over,
-            };
-            assert!(due, "{timer:?} fires before its time, {} at {}", set.due, open.watermark);
-            let same = |other: &&super::model::Set| other.timer.id.key == timer.id.key;
-            for other in model.timers.values().filter(same) {
-                let earlier = other.kind == set.kind && other.due < set.due;
-                assert!(!earlier, "{timer:?} fires before {other:?}");
-                let expires = set.kind == TimerKind::Expiration && other.kind == TimerKind::EventTime;
-                assert!(!expires || other.due > open.watermark.millis(), "{timer:?} before {other:?}");
-            }
-        }
-    }
-
-    fn collect(&mut self, node: NodeId, blocks: Vec<Block<Batch>>, now: ProcessingTime) {
-        assert_eq!(now, self.pipeline_time());
-        let serials: Vec<_> = blocks.iter().map(|block| block.data.serial).collect();
-        let wanted = self.model.to_collect.get_mut(&node).and_then(std::collections::VecDeque::pop_front);
-        assert_eq!(Some(serials), wanted, "what a GroupByKey is given");
-        let groups = self.groups.get_mut(&node).unwrap();
-        for element in blocks.iter().flat_map(|block| &block.data.elements) {
-            assert!(element.late || element.time >= groups.told, "{element:?} comes after {}", groups.told);
-        }
-        groups.asks.push_back(Ask::Add(blocks, now));
-    }
-
-    /// What is forgotten nobody needs any more.
-    fn expire(&mut self, node: NodeId, watermark: EventTime) {
-        let stage = self.stage(node);
-        let keyed = stage.keyed.as_ref().expect("it keeps something");
-        let model = self.model.stages.get_mut(&node).unwrap();
-        assert!(watermark > model.expired.0 && watermark <= model.watermark.0, "{watermark}");
-        model.expired.0 = watermark;
-        let over = |start: i64| expiry(keyed, start) < watermark;
-        let running = model.running.values().flat_map(|taken| &taken.timers);
-        for set in model.timers.values().chain(running) {
-            let needs = set.kind != TimerKind::ProcessingTime;
-            assert!(!needs || !over(window_of(&set.timer.id)), "{set:?} still needs its window");
-        }
-        for open in self.running.values().filter(|open| open.node == node) {
-            let elements = open.blocks.iter().flat_map(|block| &block.data.elements);
-            let windows = elements.map(|element| window_start(element.time));
-            for start in windows.filter(|start| expiry(keyed, *start) >= open.watermark) {
-                assert!(!over(start), "a running bundle still needs window {start}");
-            }
-        }
-        for ((owner, key, start), state) in &self.states {
-            assert!(*owner != node || state.is_empty() || !over(*start), "key {key} loses {state:?}");
-        }
-    }
-
-    fn check_step(&mut self) {
-        assert!(self.running.values().all(|open| !open.failed), "a failed bundle is not tried again");
-        assert!(self.model.to_collect.values().all(std::collections::VecDeque::is_empty));
-        for (index, node) in self.case.plan.nodes.iter().enumerate() {
-            if let Node::GroupByKey { input, .. } = node {
-                let told = self.groups[&NodeId(index)].told;
-                assert_eq!(told, self.model.watermarks[input.0], "what a GroupByKey has been told");
-            }
-        }
-        if let Some(next) = self.next_due() {
-            let wake = self.wake;
-            assert!(wake.is_some_and(|wake| wake <= next), "something is due at {next}, wakes at {wake:?}");
-        }
-    }
-
-    /// The next time on the machine's clock at which something is to be done.
-    fn next_due(&self) -> Option<ProcessingTime> {
-        let waiting = self.model.stages.values().flat_map(|stage| &stage.waiting);
-        let residuals = waiting.map(|instance| instance.not_before).filter(|at| *at > self.latest);
-        let by_wall = self.test_clock.is_none();
-        let timers = self.model.stages.values().flat_map(|stage| stage.timers.values());
-        let timers = timers.filter(|set| by_wall && set.kind == TimerKind::ProcessingTime);
-        let timers = timers.map(|set| ProcessingTime(set.due)).filter(|at| *at > self.latest);
-        let groups = self.groups.values().filter(|_| by_wall).filter_map(|groups| groups.wake);
-        let groups = groups.filter(|at| *at > self.latest);
-        residuals.chain(timers).chain(groups).min()
-    }
-
-    /// The job is over: all is done, and is what it should be. Returns whether it was drained.
-    pub(super) fn check_end(&mut self, in_flight: usize) -> bool {
-        let right = match self.outcome.as_ref().unwrap() {
-            Outcome::Done => !self.drained,
-            Outcome::Drained => self.drained,
-            Outcome::Cancelled | Outcome::Failed(_) => false,
-        };
-        assert!(right, "{:?}", self.outcome);
-        assert_eq!(in_flight, 0);
-        assert!(self.running.is_empty());
-        for (node, stage) in &self.model.stages {
-            assert!(stage.is_empty(), "{node:?} has not done everything");
-        }
-        assert!(self.states.values().all(State::is_empty));
-        self.groups.values_mut().for_each(Groups::check);
-        expected::check(&expected::Given {
-            case: self.case,
-            delivered: &self.model.delivered,
-            groups: &self.groups,
-            dropped: &self.dropped,
-            read: &self.read,
-        });
-        self.drained
-    }
-}
-
-fn partitions(taken: &Taken) -> BTreeSet<Partition> {
-    let blocks = taken.instances.iter().map(|instance| instance.block.partition);
-    blocks.chain(taken.timers.iter().map(|set| set.partition)).collect()
 }
 
 fn impulse() -> Block<Batch> {
