@@ -32,6 +32,7 @@ MODULES = [
     'job_management.v1.beam_job_api_pb2',
     'fn_execution.v1.beam_fn_api_pb2',
     'fn_execution.v1.beam_provision_api_pb2',
+    'interactive.v1.beam_interactive_api_pb2',
 ]
 F = descriptor_pb2.FieldDescriptorProto
 SCALARS = {

@@ -16,14 +16,15 @@ import sys
 
 import apache_beam as beam
 from apache_beam import typehints
-from apache_beam.coders.coders import IntervalWindowCoder
+from apache_beam.coders.coders import IntervalWindowCoder, StrUtf8Coder, VarIntCoder
 from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import python_urns
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 from apache_beam.runners.portability.fn_api_runner import translations
 from apache_beam.runners.portability.portable_runner import PortableRunner
-from apache_beam.transforms import window
+from apache_beam.testing.test_stream import TestStream
+from apache_beam.transforms import userstate, window
 from apache_beam.transforms.combiners import CountCombineFn, MeanCombineFn
 
 PIPELINES = {}
@@ -280,6 +281,53 @@ def forget_names(proto):
 
 
 no_names.edit = forget_names
+
+
+@pipeline
+def test_stream(p):
+  """Of outputs that are to have other coders than the elements, one is grouped, one only asked for."""
+  stream = (
+      TestStream(output_tags=['unread'])
+      .add_elements(['side'], tag='side')
+      .advance_watermark_to(5)
+      .add_elements([window.TimestampedValue(('a', 1), 7), ('b', 2)])
+      .advance_processing_time(3)
+      .advance_watermark_to_infinity(tag='side')
+      .advance_watermark_to_infinity())
+  outputs = p | stream
+  outputs['unread'].element_type = int
+  pairs = outputs[None]
+  pairs.element_type = typehints.KV[str, int]
+  (
+      pairs
+      | beam.WindowInto(window.FixedWindows(10))
+      | beam.GroupByKey()
+      | 'Ask' >> beam.Map(lambda group, side: group, beam.pvalue.AsList(outputs['side'])))
+
+
+@pipeline
+def test_stream_keyed(p):
+  """Straight to a ParDo with state, whose keys are known only once a worker has transcoded them."""
+  pairs = p | TestStream().add_elements([('a', 1)]).advance_watermark_to_infinity()
+  pairs.element_type = typehints.KV[str, int]
+  pairs | 'Remember' >> beam.ParDo(Remember())
+
+
+class Remember(beam.DoFn):
+  STATE = userstate.BagStateSpec('state', VarIntCoder())
+
+  def process(self, element, state=beam.DoFn.StateParam(STATE)):
+    state.add(element[1])
+
+
+@pipeline
+def test_stream_endpoint(p):
+  """The events are told by a service. Strings as they are in the payload do not tell their end."""
+  outputs = p | TestStream(StrUtf8Coder(), output_tags=['letters', 'numbers'], endpoint='localhost:50001')
+  for output in outputs.values():
+    output.element_type = str
+  outputs['letters'] | 'Letters' >> beam.Map(print)
+  outputs['numbers'] | beam.Reshuffle() | 'Numbers' >> beam.Map(print)
 
 
 def digest(spec):

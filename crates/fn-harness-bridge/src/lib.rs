@@ -7,6 +7,8 @@
 //! when the answer and all its output are there. [`provision`], [`artifact_retrieval`], [`logging`] and
 //! [`worker_status`] serve what a worker needs besides.
 //!
+//! [`test_stream`] asks whoever tells the events of a TestStream for them.
+//!
 //! What is not here: what a bundle means, when it is cut, what is done with its output. This crate
 //! never looks into an element.
 
@@ -16,12 +18,14 @@ mod bundle;
 mod worker;
 
 mod environment;
+mod test_stream;
 
 mod control;
 mod data;
 mod state;
 
 mod artifact_retrieval;
+mod dial;
 mod error;
 mod logging;
 mod provision;

@@ -25,6 +25,7 @@ use tokio::sync::mpsc;
 use super::call::Call;
 use super::element::{self, Element};
 use super::script::{BundleFault, DoFn, OnTimer, Script};
+use super::split::RunningBundle;
 use super::state::StateClient;
 use super::timers::TimerFamilies;
 
@@ -37,6 +38,7 @@ pub(super) struct Wires {
     pub(super) input: mpsc::UnboundedReceiver<Input>,
     pub(super) output: mpsc::Sender<Elements>,
     pub(super) state: Arc<StateClient>,
+    pub(super) running: Arc<RunningBundle>,
     /// To be called to break all of the worker's connections.
     pub(super) disconnect: Box<dyn Fn() + Send>,
 }
@@ -157,7 +159,9 @@ impl<'a> Execution<'a> {
             return Err(format!("data for {:?}, which is no source", data.transform_id));
         };
         for element in element::split(coder, &data.data)? {
-            self.take(&data.transform_id, element)?;
+            if self.wires.running.begin_element() {
+                self.take(&data.transform_id, element)?;
+            }
         }
         Ok(())
     }
@@ -259,6 +263,7 @@ impl<'a> Execution<'a> {
             element,
             emitted: Vec::new(),
             requires_finalization: &mut self.response.requires_finalization,
+            residuals: &mut self.response.residual_roots,
             timers,
         };
         function(&mut call)?;

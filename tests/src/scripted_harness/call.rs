@@ -1,5 +1,8 @@
 //! What a user's function in a scripted bundle can do.
 
+use std::time::Duration;
+
+use beam_model::fn_execution::{BundleApplication, DelayedBundleApplication};
 use beam_model::time::EventTime;
 use bytes::Bytes;
 
@@ -16,6 +19,7 @@ pub struct Call<'a> {
     /// By output tag; without one, for all outputs.
     pub(super) emitted: Vec<(Option<String>, Element)>,
     pub(super) requires_finalization: &'a mut bool,
+    pub(super) residuals: &'a mut Vec<DelayedBundleApplication>,
     pub(super) timers: &'a mut TimerFamilies,
 }
 
@@ -85,6 +89,33 @@ impl Call<'_> {
     /// Asks to be told of the bundle's commit.
     pub fn request_finalization(&mut self) {
         *self.requires_finalization = true;
+    }
+
+    /// Checkpoints itself: leaves undone this rest of the element, an element (nested encoding) for the
+    /// transform's input `input_id`, with the time and windows of this one. It is to be resumed after `delay`,
+    /// and its outputs, by tag, will not be before these event times.
+    pub fn checkpoint(
+        &mut self,
+        input_id: &str,
+        rest: &[u8],
+        delay: Duration,
+        output_watermarks: &[(&str, prost_types::Timestamp)],
+    ) -> Result<(), String> {
+        let mut element = Vec::new();
+        self.derived(rest).write(&mut element)?;
+        let output_watermarks = output_watermarks.iter();
+        let application = BundleApplication {
+            transform_id: self.transform_id.to_owned(),
+            input_id: input_id.to_owned(),
+            element: element.into(),
+            output_watermarks: output_watermarks.map(|(tag, time)| ((*tag).to_owned(), *time)).collect(),
+            ..Default::default()
+        };
+        self.residuals.push(DelayedBundleApplication {
+            application: Some(application),
+            requested_time_delay: prost_types::Duration::try_from(delay).ok(),
+        });
+        Ok(())
     }
 
     fn derived(&self, value: &[u8]) -> Element {

@@ -9,6 +9,7 @@ mod bundle;
 mod call;
 mod element;
 mod script;
+mod split;
 mod state;
 mod timers;
 mod worker;
@@ -34,6 +35,7 @@ use tonic::{Request, Response, Status};
 
 pub use call::Call;
 pub use script::{BundleFault, Script, StartFault};
+pub use split::{SplitAnswer, SplitCall};
 pub use timers::FiredTimer;
 
 /// A pool of scripted workers. Dropped, it is gone with all its workers, as a LOOPBACK pool is when

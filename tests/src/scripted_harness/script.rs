@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Call, FiredTimer};
+use super::{Call, FiredTimer, SplitAnswer, SplitCall};
 
 /// A user's function: gets an element's value (nested encoding), emits and asks through the [`Call`].
 /// An error fails the bundle with its text.
@@ -14,12 +14,16 @@ pub(super) type DoFn = dyn Fn(&[u8], &mut Call<'_>) -> Result<(), String> + Send
 /// windows, with its key as the value.
 pub(super) type OnTimer = dyn Fn(&FiredTimer, &mut Call<'_>) -> Result<(), String> + Send + Sync;
 
+/// What a worker answers when it is to split a bundle.
+pub(super) type OnSplit = dyn Fn(&SplitCall) -> SplitAnswer + Send + Sync;
+
 /// Functions by URN, and what goes wrong. Bundles and starts of workers are counted from 1, over all
 /// workers of the harness.
 #[derive(Clone, Default)]
 pub struct Script {
     do_fns: BTreeMap<String, Arc<DoFn>>,
     on_timers: BTreeMap<String, Arc<OnTimer>>,
+    on_split: Option<Arc<OnSplit>>,
     bundle_faults: BTreeMap<usize, BundleFault>,
     start_faults: BTreeMap<usize, StartFault>,
 }
@@ -89,6 +93,15 @@ impl Script {
         self
     }
 
+    /// Has `function` say what is done when a bundle is to be split; without one it is split between elements.
+    pub fn on_split<F>(mut self, function: F) -> Self
+    where
+        F: Fn(&SplitCall) -> SplitAnswer + Send + Sync + 'static,
+    {
+        self.on_split = Some(Arc::new(function));
+        self
+    }
+
     pub fn bundle_fault(mut self, bundle: usize, fault: BundleFault) -> Self {
         self.bundle_faults.insert(bundle, fault);
         self
@@ -111,6 +124,10 @@ impl Script {
 
     pub(super) fn timer_function(&self, urn: &str) -> Option<&Arc<OnTimer>> {
         self.on_timers.get(urn)
+    }
+
+    pub(super) fn split_answer(&self, call: &SplitCall) -> SplitAnswer {
+        self.on_split.as_ref().map_or(SplitAnswer::BetweenElements, |on_split| on_split(call))
     }
 
     pub(super) fn fault_of_bundle(&self, bundle: usize) -> Option<&BundleFault> {

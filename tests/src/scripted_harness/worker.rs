@@ -15,7 +15,8 @@ use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
     Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, ProcessBundleDescriptor, RegisterResponse, StartWorkerRequest, log_entry,
+    InstructionResponse, LogEntry, ProcessBundleDescriptor, ProcessBundleProgressResponse,
+    ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest, log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -30,6 +31,7 @@ use tonic::{Request, Status};
 use super::Shared;
 use super::bundle::{self, Input as Received, Wires};
 use super::script::BundleFault;
+use super::split::{RunningBundle, SplitAnswer};
 use super::state::StateClient;
 
 /// What the bundles of a worker share.
@@ -41,6 +43,8 @@ struct Worker {
     answers: mpsc::UnboundedSender<InstructionResponse>,
     output: mpsc::Sender<Elements>,
     inputs: Inputs,
+    /// By instruction.
+    running: Mutex<HashMap<String, Arc<RunningBundle>>>,
     state: Arc<StateClient>,
     disconnected: CancellationToken,
 }
@@ -97,6 +101,7 @@ async fn serve(
         answers,
         output,
         inputs: Inputs::default(),
+        running: Mutex::default(),
         state: Arc::new(StateClient::new(asks)),
         disconnected: CancellationToken::new(),
     });
@@ -141,21 +146,37 @@ async fn serve(
 impl Worker {
     async fn obey(self: Arc<Self>, instruction: InstructionRequest) {
         let instruction_id = instruction.instruction_id;
-        let response = match instruction.request {
+        match instruction.request {
             Some(Instruction::ProcessBundle(request)) => {
+                let number = self.shared.bundles.fetch_add(1, Ordering::SeqCst) + 1;
+                let running = Arc::new(RunningBundle::new(number));
+                self.running.lock().unwrap().insert(instruction_id.clone(), running.clone());
                 let descriptor_id = request.process_bundle_descriptor_id;
-                match self.process_bundle(&instruction_id, descriptor_id).await {
-                    Some(response) => response,
-                    None => return,
+                if let Some(response) = self.process_bundle(&instruction_id, descriptor_id, &running).await {
+                    self.answer(instruction_id, response);
+                    running.answered.cancel();
                 }
+            }
+            Some(Instruction::ProcessBundleSplit(request)) => {
+                if let Some(response) = self.split(request).await {
+                    self.answer(instruction_id, response);
+                }
+            }
+            Some(Instruction::ProcessBundleProgress(request)) => {
+                let known = self.running.lock().unwrap().contains_key(&request.instruction_id);
+                let answer = Answer::ProcessBundleProgress(ProcessBundleProgressResponse::default());
+                self.answer(instruction_id, known.then_some(answer).ok_or("not known".to_owned()));
             }
             Some(Instruction::FinalizeBundle(request)) => {
                 self.shared.finalized.lock().unwrap().push(request.instruction_id);
-                Ok(Answer::FinalizeBundle(FinalizeBundleResponse {}))
+                self.answer(instruction_id, Ok(Answer::FinalizeBundle(FinalizeBundleResponse {})));
             }
-            other => Err(format!("the script has no answer to {other:?}")),
-        };
-        let response = match response {
+            other => self.answer(instruction_id, Err(format!("the script has no answer to {other:?}"))),
+        }
+    }
+
+    fn answer(&self, instruction_id: String, answer: Result<Answer, String>) {
+        let response = match answer {
             Ok(response) => {
                 InstructionResponse { instruction_id, response: Some(response), error: String::new() }
             }
@@ -165,13 +186,32 @@ impl Worker {
     }
 
     /// The answer, or none if the script wants none.
+    async fn split(&self, request: ProcessBundleSplitRequest) -> Option<Result<Answer, String>> {
+        let running = self.running.lock().unwrap().get(&request.instruction_id).cloned();
+        let Some((running, call)) = running.and_then(|it| it.call(&request).map(|call| (it, call))) else {
+            return Some(Err(format!("bundle {} is not known, or not split", request.instruction_id)));
+        };
+        let answer = self.shared.script.split_answer(&call);
+        let split = running.split(call, &answer);
+        match answer {
+            SplitAnswer::Never => return None,
+            SplitAnswer::AfterTheBundle(_) => running.answered.cancelled().await,
+            _ => {}
+        }
+        Some(match split {
+            Some(split) => split.map(Answer::ProcessBundleSplit),
+            None => Ok(Answer::Register(RegisterResponse {})),
+        })
+    }
+
+    /// The answer, or none if the script wants none.
     async fn process_bundle(
         &self,
         instruction: &str,
         descriptor_id: String,
+        running: &Arc<RunningBundle>,
     ) -> Option<Result<Answer, String>> {
-        let number = self.shared.bundles.fetch_add(1, Ordering::SeqCst) + 1;
-        let fault = self.shared.script.fault_of_bundle(number).cloned();
+        let fault = self.shared.script.fault_of_bundle(running.number).cloned();
         let descriptor = match self.descriptor(descriptor_id).await {
             Ok(descriptor) => descriptor,
             Err(status) => return Some(Err(format!("no descriptor: {status}"))),
@@ -182,13 +222,15 @@ impl Worker {
             input: self.inputs.take(instruction)?,
             output: self.output.clone(),
             state: self.state.clone(),
+            running: running.clone(),
             disconnect: Box::new(move || disconnected.cancel()),
         };
         let shared = self.shared.clone();
-        let running = fault.clone();
-        let run = move || bundle::run(&descriptor, &shared.script, running.as_ref(), wires);
+        let goes_wrong = fault.clone();
+        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires);
         let done = tokio::task::spawn_blocking(run).await;
         self.inputs.remove(instruction);
+        self.running.lock().unwrap().remove(instruction);
         match fault {
             // An answer might be there before the data, and the bundle be well.
             Some(BundleFault::Hang | BundleFault::DataAfterLast) => return None,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use beam_model::time::EventTime;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
 use bytes::Bytes;
 use runner_core::fault::Fault;
@@ -139,6 +140,40 @@ async fn residuals_come_back_with_their_delay() {
     let [residual] = &ran.result.residuals[..] else { panic!("one residual was to come") };
     assert_eq!((&*residual.transform_id, &*residual.input_id), ("user", "in"));
     assert_eq!((residual.element.clone(), residual.delay), (encode(&["one"]), Duration::from_millis(1500)));
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn an_element_that_checkpoints_itself_may_ask_for_finalization_too() {
+    let time = |seconds, nanos| prost_types::Timestamp { seconds, nanos };
+    let script = Script::new().do_fn("test:dofn:checkpoint", move |element, call| {
+        call.emit_all(element);
+        call.request_finalization();
+        let watermarks =
+            [("late", time(7, 1_999_999)), ("early", time(-1, 999_999_999)), ("far", time(i64::MAX, 0))];
+        call.checkpoint("in", &[b"\x04", &b"rest"[..]].concat(), Duration::from_micros(1500), &watermarks)
+    });
+    let harness = ScriptedHarness::start(script).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let stage = job.stage("test:dofn:checkpoint");
+    let ran = stage.run("a", &["one"]).await.unwrap();
+    assert_eq!(ran.values, ["one"]);
+    let [residual] = &ran.result.residuals[..] else { panic!("one residual was to come") };
+    assert_eq!((&*residual.transform_id, &*residual.input_id), ("user", "in"));
+    assert_eq!((residual.element.clone(), residual.delay), (encode(&["rest"]), Duration::from_micros(1500)));
+    // In milliseconds, never later than the worker said.
+    let watermarks = [("early", EventTime(-1)), ("far", EventTime::MAX), ("late", EventTime(7001))];
+    let watermarks = watermarks.map(|(tag, time)| (tag.to_owned(), time));
+    assert_eq!(residual.output_watermarks, watermarks.into());
+
+    // The rest may well be processed before the callbacks have run.
+    let rest = stage.run("b", &["rest"]).await.unwrap();
+    for ran in [rest, ran] {
+        ran.result.finalizer.expect("a finalizer").finalize().await.unwrap();
+    }
+    let finalized = harness.finalized();
+    assert!(finalized[0].ends_with("-b") && finalized[1].ends_with("-a"), "{finalized:?}");
     job.bundles.close().await;
 }
 

@@ -6,5 +6,7 @@ mod artifacts;
 mod bundles;
 mod environments;
 mod faults;
+mod splits;
 mod support;
+mod test_stream;
 mod timers;

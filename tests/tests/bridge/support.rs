@@ -21,6 +21,7 @@ use prost::Message;
 use runner_core::fault::Fault;
 use runner_core::ports::*;
 use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -147,13 +148,51 @@ impl Stage {
         state: Arc<State>,
         outputs: Arc<Outputs>,
     ) -> Result<Ran, Fault> {
-        let running = self.factory.process(RemoteBundle {
+        let inputs = vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }];
+        let instruction = name.to_owned();
+        let requests = BundleRequests::none();
+        let bundle = RemoteBundle { instruction, inputs, timers, state, outputs: outputs.clone(), requests };
+        self.process(bundle, outputs).await
+    }
+
+    /// Begins a bundle on these values, counted, each in a block of its own; and who may ask it things.
+    pub fn start(&self, name: &str, values: &[&str]) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
+        self.begin(name, values, Some(values.len() as u64))
+    }
+
+    /// The same, but the values are not counted.
+    pub fn start_uncounted(
+        &self,
+        name: &str,
+        values: &[&str],
+    ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
+        self.begin(name, values, None)
+    }
+
+    fn begin(
+        &self,
+        name: &str,
+        values: &[&str],
+        elements: Option<u64>,
+    ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
+        let (control, requests) = BundleRequests::channel();
+        let blocks: Vec<_> = values.iter().map(|value| Ok(encode(&[value]))).collect();
+        let blocks = Box::new(blocks.into_iter());
+        let outputs = Arc::new(Outputs::default());
+        let bundle = RemoteBundle {
             instruction: name.to_owned(),
-            inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks }],
-            timers,
-            state,
+            inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements }],
+            timers: Vec::new(),
+            state: Arc::new(State::default()),
             outputs: outputs.clone(),
-        });
+            requests,
+        };
+        let stage = self.clone();
+        (control, tokio::spawn(async move { stage.process(bundle, outputs).await }))
+    }
+
+    async fn process(&self, bundle: RemoteBundle, outputs: Arc<Outputs>) -> Result<Ran, Fault> {
+        let running = self.factory.process(bundle);
         let result = tokio::time::timeout(SOON, running).await.expect("the bundle hangs")?;
         Ok(Ran { values: outputs.values(), result })
     }

@@ -13,6 +13,11 @@ pub mod org {
                         include!("org.apache.beam.model.fn_execution.v1.rs");
                     }
                 }
+                pub mod interactive {
+                    pub mod v1 {
+                        include!("org.apache.beam.model.interactive.v1.rs");
+                    }
+                }
                 pub mod job_management {
                     pub mod v1 {
                         include!("org.apache.beam.model.job_management.v1.rs");

@@ -6,13 +6,17 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use beam_model::pipeline::Environment;
-use runner_core::ports::{ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, WorkerLogSink};
+use runner_core::fault::Fault;
+use runner_core::ports::{
+    ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, TestStreamEvents, WorkerLogSink,
+};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::stage::StageBundles;
 use crate::environment::EnvironmentSpec;
 use crate::server::{JobWorkers, Shared};
+use crate::test_stream;
 use crate::worker::EnvironmentWorkers;
 
 /// What the services need of a job.
@@ -24,7 +28,7 @@ pub(crate) struct JobContext {
     pub(crate) logs: Arc<dyn WorkerLogSink>,
     /// Set when the job's workers are to end.
     pub(crate) closing: CancellationToken,
-    /// Starts and ends of workers under way.
+    /// Starts and ends of workers under way, and calls for a TestStream's events.
     pub(crate) tasks: TaskTracker,
     /// At least as long as it takes to stop a worker.
     close_timeout: Duration,
@@ -113,6 +117,14 @@ impl JobBundleFactory for JobBundles {
         let mut stages = self.context.stages.write().unwrap_or_else(PoisonError::into_inner);
         stages.insert(spec.descriptor.id.clone(), spec.clone());
         Arc::new(StageBundles::new(self.shared.clone(), self.environment(&spec), spec))
+    }
+
+    async fn test_stream_events(
+        &self,
+        url: &str,
+        output_ids: Vec<String>,
+    ) -> Result<TestStreamEvents, Fault> {
+        test_stream::events(&self.context, url, output_ids).await
     }
 
     async fn close(&self) {

@@ -3,6 +3,7 @@
 mod active;
 mod finalizer;
 mod job;
+mod questions;
 mod response;
 mod stage;
 mod timers;

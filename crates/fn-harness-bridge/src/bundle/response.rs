@@ -1,19 +1,60 @@
-//! `ProcessBundleResponse` in the executor's words.
+//! `ProcessBundleResponse` and `ProcessBundleSplitResponse` in the executor's words.
 
 use std::time::Duration;
 
-use beam_model::fn_execution::{DelayedBundleApplication, ProcessBundleResponse};
+use beam_model::fn_execution::{
+    DelayedBundleApplication, ProcessBundleResponse, ProcessBundleSplitResponse,
+    process_bundle_split_response as proto,
+};
 use beam_model::time::EventTime;
-use runner_core::ports::{BundleResult, Residual};
+use runner_core::ports::{BundleResult, BundleSplit, ChannelSplit, Residual};
 
 use super::finalizer::BundleFinalizer;
 
-pub(super) fn read(answer: ProcessBundleResponse, finalizer: Option<BundleFinalizer>) -> BundleResult {
+pub(super) fn read(
+    answer: ProcessBundleResponse,
+    splits: Vec<BundleSplit>,
+    finalizer: Option<BundleFinalizer>,
+) -> BundleResult {
     BundleResult {
+        splits,
         residuals: answer.residual_roots.into_iter().filter_map(residual).collect(),
         monitoring_infos: answer.monitoring_infos,
         finalizer: finalizer.map(|finalizer| Box::new(finalizer) as _),
     }
+}
+
+/// `None`: nothing was split. `is_source`: whether a transform is a data source that was to be split.
+///
+/// Errors: the answer makes no sense; how, to follow "worker X …".
+pub(super) fn split(
+    answer: ProcessBundleSplitResponse,
+    is_source: impl Fn(&str) -> bool,
+) -> Result<Option<BundleSplit>, String> {
+    // The primary roots say what is left to the bundle, which only the worker has to know.
+    let ProcessBundleSplitResponse { primary_roots: _, residual_roots, channel_splits } = answer;
+    let residuals: Vec<_> = residual_roots.into_iter().filter_map(residual).collect();
+    let channels = channel_splits.into_iter().map(|channel| channel_split(channel, &is_source));
+    let channels = channels.collect::<Result<Vec<_>, _>>()?;
+    let is_split = !residuals.is_empty() || !channels.is_empty();
+    Ok(is_split.then_some(BundleSplit { residuals, channels }))
+}
+
+fn channel_split(
+    channel: proto::ChannelSplit,
+    is_source: impl Fn(&str) -> bool,
+) -> Result<ChannelSplit, String> {
+    let proto::ChannelSplit { transform_id, last_primary_element, first_residual_element } = channel;
+    if !is_source(&transform_id)
+        || last_primary_element < -1
+        || first_residual_element <= last_primary_element
+    {
+        return Err(format!(
+            "says that it has split the input of {transform_id:?} after element {last_primary_element} and \
+             before element {first_residual_element}, which cannot be"
+        ));
+    }
+    Ok(ChannelSplit { transform_id, last_primary_element, first_residual_element })
 }
 
 fn residual(delayed: DelayedBundleApplication) -> Option<Residual> {

@@ -9,8 +9,10 @@ use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest};
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use runner_core::fault::Fault;
 use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
+use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
+use super::questions::Questions;
 use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
@@ -46,7 +48,7 @@ impl StageBundles {
     fn inputs(&self, given: Vec<BundleInput>) -> Result<BTreeMap<String, Blocks>, Fault> {
         let mut inputs: BTreeMap<String, Blocks> =
             self.sources.iter().map(|id| (id.clone(), Box::new(std::iter::empty()) as Blocks)).collect();
-        for BundleInput { transform_id, blocks } in given {
+        for BundleInput { transform_id, blocks, elements: _ } in given {
             match inputs.get_mut(&transform_id) {
                 Some(place) => *place = blocks,
                 None => {
@@ -59,34 +61,26 @@ impl StageBundles {
         }
         Ok(inputs)
     }
-}
 
-#[async_trait]
-impl StageBundleFactory for StageBundles {
-    async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
-        let RemoteBundle { instruction, inputs, timers, state, outputs } = bundle;
-        let inputs = self.inputs(inputs)?;
-        let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
-        let lease = self.workers.lease().await?;
-        let worker = lease.worker.clone();
-        let instruction = worker.next_instruction(&instruction);
-        let (active, mut ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
-        if !worker.add_bundle(&instruction, active.clone()) {
-            return Err(worker.fault().await);
-        }
-        let mut running = RunningBundle { lease, instruction, over: false };
-
-        let silence = self.shared.config.end_of_output_timeout;
+    /// Has the worker process the bundle, to its end.
+    async fn run(
+        &self,
+        running: &RunningBundle,
+        inputs: BTreeMap<String, Blocks>,
+        timers: FiredTimers,
+        mut ending: oneshot::Receiver<Ending>,
+    ) -> Result<Ending, Fault> {
+        let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
         let work = async {
-            let request = process_bundle(&running.instruction, &self.spec.descriptor.id);
+            let request = process_bundle(instruction, &self.spec.descriptor.id);
             worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
-            feed(&worker, &running.instruction, inputs, timers).await
+            feed(worker, instruction, inputs, timers).await
         };
-        tokio::pin!(work);
+        let silence = self.shared.config.end_of_output_timeout;
         let ending = tokio::select! {
             biased;
             ending = &mut ending => ending,
-            fed = &mut work => match fed {
+            fed = work => match fed {
                 Ok(()) | Err(FeedError::WorkerGone) => tokio::select! {
                     ending = &mut ending => ending,
                     why = active.silent_after_answer(silence) => return Err(worker.describe(&why)),
@@ -94,23 +88,57 @@ impl StageBundleFactory for StageBundles {
                 Err(FeedError::Input(fault)) => return Err(fault),
             },
         };
+        Ok(ending.unwrap_or(Ending::WorkerGone))
+    }
+}
+
+#[async_trait]
+impl StageBundleFactory for StageBundles {
+    async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
+        let RemoteBundle { instruction, inputs, timers, state, outputs, requests } = bundle;
+        let elements = counted(&inputs);
+        let inputs = self.inputs(inputs)?;
+        let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
+        let lease = self.workers.lease().await?;
+        let worker = lease.worker.clone();
+        let instruction = worker.next_instruction(&instruction);
+        let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
+        if !worker.add_bundle(&instruction, active.clone()) {
+            return Err(worker.fault().await);
+        }
+        let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
+
+        let mut questions = Questions::new(&worker, &instruction, elements, requests);
+        let ending = tokio::select! {
+            // The bundle's request goes out before any that is about it.
+            biased;
+            ending = self.run(&running, inputs, timers, ending) => ending?,
+            Err(fault) = questions.ask() => return Err(fault),
+        };
         match ending {
-            Ok(Ending::Done(answer)) => {
+            Ending::Done(answer) => {
+                let splits = questions.finish(self.shared.config.split_timeout).await?;
                 running.over = true;
                 let finalizer = answer.requires_finalization.then(|| {
                     let timeout = self.shared.config.finalization_timeout;
-                    BundleFinalizer::new(worker.clone(), running.instruction.clone(), timeout)
+                    BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)
                 });
-                Ok(response::read(answer, finalizer))
+                Ok(response::read(answer, splits, finalizer))
             }
-            Ok(Ending::Failed(message)) => {
+            Ending::Failed(message) => {
                 running.over = true;
                 Err(Fault::user(message))
             }
-            Ok(Ending::Refused(fault)) => Err(fault),
-            Ok(Ending::WorkerGone) | Err(_) => Err(worker.fault().await),
+            Ending::Refused(fault) => Err(fault),
+            Ending::WorkerGone => Err(worker.fault().await),
         }
     }
+}
+
+/// By data source, where the elements were counted.
+fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
+    let counted = inputs.iter().filter_map(|input| Some((&input.transform_id, input.elements?)));
+    counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
 fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest {
@@ -128,6 +156,7 @@ fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest 
 struct RunningBundle {
     lease: Lease,
     instruction: String,
+    active: Arc<ActiveBundle>,
     over: bool,
 }
 

@@ -8,13 +8,10 @@ use beam_model::fn_execution::beam_fn_external_worker_pool_client::BeamFnExterna
 use beam_model::fn_execution::{StartWorkerRequest, StopWorkerRequest};
 use beam_model::pipeline::ExternalPayload;
 use tonic::Code;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 
 use super::Launcher;
-use crate::server;
-
-/// To reach the pool's socket, not for its answer.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::{dial, server};
 
 #[derive(Clone)]
 pub(crate) struct WorkerPool {
@@ -28,11 +25,9 @@ impl WorkerPool {
         if url.is_empty() {
             return Launcher::Unsupported("names no endpoint of a worker pool".to_owned());
         }
-        let uri = if url.contains("://") { url.clone() } else { format!("http://{url}") };
-        match Endpoint::from_shared(uri) {
+        match dial::endpoint(&url) {
             Ok(endpoint) => {
-                let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true).connect_lazy();
-                Launcher::External(Self { payload: Arc::new(payload), channel })
+                Launcher::External(Self { payload: Arc::new(payload), channel: endpoint.connect_lazy() })
             }
             Err(error) => {
                 Launcher::Unsupported(format!("has an endpoint {url:?} that is no address: {error}"))
@@ -70,7 +65,7 @@ impl WorkerPool {
                  still be running on a machine that this address means the same on; for EXTERNAL, start \
                  the worker pool there",
                 self.endpoint(),
-                root_cause(&status)
+                dial::root_cause(&status)
             )),
             Err(status) => Err(format!("failed with {:?}: {}", status.code(), status.message())),
         }
@@ -86,13 +81,4 @@ impl WorkerPool {
             Err(_) => tracing::warn!(worker_id, ?timeout, "the worker pool does not answer StopWorker"),
         }
     }
-}
-
-/// What the operating system said, e.g. that the connection was refused.
-fn root_cause(status: &tonic::Status) -> String {
-    let mut cause: &dyn std::error::Error = status;
-    while let Some(source) = cause.source() {
-        cause = source;
-    }
-    cause.to_string()
 }

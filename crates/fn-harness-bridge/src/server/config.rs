@@ -20,6 +20,8 @@ pub struct BridgeConfig {
     pub finalization_timeout: Duration,
     /// How long a worker that has answered a bundle may be silent before it marks the end of the bundle's output.
     pub end_of_output_timeout: Duration,
+    /// How long a worker that has answered a bundle may take to say whether it had split it.
+    pub split_timeout: Duration,
     /// How long a worker may take to say what it is doing.
     pub worker_status_timeout: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
@@ -34,6 +36,7 @@ impl Default for BridgeConfig {
             worker_stop_timeout: Duration::from_secs(5),
             finalization_timeout: Duration::from_secs(60),
             end_of_output_timeout: Duration::from_secs(60),
+            split_timeout: Duration::from_secs(60),
             worker_status_timeout: Duration::from_secs(5),
             max_start_failures: 4,
         }

@@ -1,12 +1,12 @@
-//! The workers of one environment of one job: started when a bundle needs one, lent to one bundle
-//! at a time.
+//! The workers of one environment of one job: started when a bundle needs one, and lent to bundles. How many
+//! bundles run at once is for others to say; here they are spread over the workers that there are.
 
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runner_core::fault::{Fault, Retry};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 use super::WorkerSession;
@@ -24,26 +24,65 @@ pub(crate) struct EnvironmentWorkers {
     environment: Arc<EnvironmentSpec>,
     /// `{job id}-{environment index}`, the beginning of worker ids.
     id_prefix: String,
-    /// One for each worker that may run.
-    permits: Arc<Semaphore>,
-    /// The one used last is used next: it has descriptors and caches at hand.
-    idle: Mutex<Vec<Arc<WorkerSession>>>,
+    /// How many workers may run.
+    most: usize,
+    lent: Mutex<Lent>,
+    /// A worker has become free, has started, or could not.
+    changed: Notify,
     started: AtomicUsize,
     start_failures: AtomicU32,
 }
 
-/// A worker for the time of a bundle. Dropped, it is free for the next one, unless it is gone.
+#[derive(Default)]
+struct Lent {
+    /// Each with the bundles that it runs. The one used last is used next: it has descriptors and caches at
+    /// hand.
+    workers: Vec<(Arc<WorkerSession>, usize)>,
+    starting: usize,
+}
+
+/// Where the next bundle runs.
+enum Choice {
+    Worker(Arc<WorkerSession>),
+    New,
+    /// On one that is starting.
+    Later,
+}
+
+impl Lent {
+    fn choose(&mut self, most: usize) -> Choice {
+        self.workers.retain(|(worker, _)| !worker.is_gone());
+        let least = self.workers.iter().map(|(_, bundles)| *bundles).min();
+        if least != Some(0) && self.workers.len() + self.starting < most {
+            self.starting += 1;
+            return Choice::New;
+        }
+        match self.workers.iter_mut().rev().find(|(_, bundles)| Some(*bundles) == least) {
+            Some((worker, bundles)) => {
+                *bundles += 1;
+                Choice::Worker(worker.clone())
+            }
+            None => Choice::Later,
+        }
+    }
+}
+
+/// A worker for the time of a bundle.
 pub(crate) struct Lease {
     pub(crate) worker: Arc<WorkerSession>,
     workers: Arc<EnvironmentWorkers>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.worker.is_gone() {
-            self.workers.idle().push(self.worker.clone());
+        let mut lent = self.workers.lent();
+        let mine = lent.workers.iter().position(|(worker, _)| Arc::ptr_eq(worker, &self.worker));
+        if let Some(index) = mine {
+            let (worker, bundles) = lent.workers.remove(index);
+            lent.workers.push((worker, bundles.saturating_sub(1)));
         }
+        drop(lent);
+        self.workers.changed.notify_waiters();
     }
 }
 
@@ -60,29 +99,51 @@ impl EnvironmentWorkers {
             shared,
             job,
             environment: Arc::new(environment),
-            permits: Arc::new(Semaphore::new(workers)),
-            idle: Mutex::default(),
+            most: workers,
+            lent: Mutex::default(),
+            changed: Notify::new(),
             started: AtomicUsize::new(0),
             start_failures: AtomicU32::new(0),
         }
     }
 
-    /// A worker for one bundle: an idle one, or one started anew. Waits while all are busy; dropping
-    /// the future leaves a worker that is just starting to the next bundle.
+    /// A worker for one bundle: the one with the least to do, or one started anew if all have something to do.
+    /// Waits while all are starting; dropping the future leaves a worker that is just starting to the next
+    /// bundle.
     pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, Fault> {
-        let permit = tokio::select! {
-            biased;
-            () = self.job.closing.cancelled() => return Err(self.closed()),
-            permit = self.permits.clone().acquire_owned() => permit.map_err(|_| self.closed())?,
-        };
-        if let Some(worker) = self.take_idle() {
-            return Ok(Lease { worker, workers: self.clone(), _permit: permit });
+        loop {
+            if self.job.closing.is_cancelled() {
+                return Err(self.closed());
+            }
+            let changed = self.changed.notified();
+            tokio::pin!(changed);
+            // From here on no change is missed.
+            changed.as_mut().enable();
+            let choice = self.lent().choose(self.most);
+            match choice {
+                Choice::Worker(worker) => return Ok(Lease { worker, workers: self.clone() }),
+                Choice::New => return self.lease_new().await,
+                Choice::Later => tokio::select! {
+                    () = self.job.closing.cancelled() => {}
+                    () = changed => {}
+                },
+            }
         }
+    }
+
+    async fn lease_new(self: &Arc<Self>) -> Result<Lease, Fault> {
         let (sender, receiver) = oneshot::channel();
         let workers = self.clone();
         self.job.tasks.spawn(async move {
             let worker = workers.start().await;
-            let lease = worker.map(|worker| Lease { worker, workers, _permit: permit });
+            let mut lent = workers.lent();
+            lent.starting -= 1;
+            if let Ok(worker) = &worker {
+                lent.workers.push((worker.clone(), 1));
+            }
+            drop(lent);
+            workers.changed.notify_waiters();
+            let lease = worker.map(|worker| Lease { worker, workers });
             // Nobody waits any more: the lease is dropped, and with that the worker is idle.
             sender.send(lease).ok();
         });
@@ -93,13 +154,8 @@ impl EnvironmentWorkers {
         Fault::runner(format!("job {} is closed: no worker is started for it any more", self.job.id))
     }
 
-    fn idle(&self) -> std::sync::MutexGuard<'_, Vec<Arc<WorkerSession>>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_idle(&self) -> Option<Arc<WorkerSession>> {
-        let mut idle = self.idle();
-        std::iter::from_fn(|| idle.pop()).find(|worker| !worker.is_gone())
+    fn lent(&self) -> std::sync::MutexGuard<'_, Lent> {
+        self.lent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn start(&self) -> Result<Arc<WorkerSession>, Fault> {

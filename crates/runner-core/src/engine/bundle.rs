@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use beam_model::time::EventTime;
+
 use super::{Block, Engine, EngineAction, Partition, Timer, TimerChange};
 use crate::backend::Outcome;
 use crate::fault::{Fault, Retry};
@@ -22,16 +24,18 @@ pub struct Attempt(pub u32);
 struct Bundle<B> {
     node: NodeId,
     attempt: Attempt,
-    blocks: Vec<Block<B>>,
-    timers: Vec<Timer>,
-    /// Keys that no other bundle of the stage may have meanwhile.
-    partitions: Vec<Partition>,
+    content: Content<B>,
+    /// The stage's watermark when it began.
+    watermark: EventTime,
+    /// Whether its restrictions are to be truncated.
+    draining: bool,
 }
 
 /// What a bundle is made of.
 pub(super) struct Content<B> {
     pub(super) blocks: Vec<Block<B>>,
     pub(super) timers: Vec<Timer>,
+    /// Keys that no other bundle of the stage may have meanwhile.
     pub(super) partitions: Vec<Partition>,
 }
 
@@ -54,16 +58,16 @@ impl<B> Default for Bundles<B> {
 }
 
 impl<B> Bundles<B> {
-    pub(super) fn start(&mut self, node: NodeId, content: Content<B>) -> (BundleId, Attempt) {
-        let (id, attempt) = (BundleId(self.next), Attempt(1));
-        self.next += 1;
-        let Content { blocks, timers, partitions } = content;
-        self.running.insert(id, Bundle { node, attempt, blocks, timers, partitions });
-        (id, attempt)
-    }
-
     pub(super) fn len(&self) -> usize {
         self.running.len()
+    }
+
+    /// The bundles that run for a node.
+    pub(super) fn of(&self, wanted: impl Fn(NodeId) -> bool) -> Vec<BundleId> {
+        let wanted = self.running.iter().filter(|(_, bundle)| wanted(bundle.node));
+        let mut ids: Vec<_> = wanted.map(|(id, _)| *id).collect();
+        ids.sort();
+        ids
     }
 
     /// The bundle, if this is the attempt that counts.
@@ -72,7 +76,38 @@ impl<B> Bundles<B> {
     }
 }
 
+impl<B: Clone> Bundle<B> {
+    fn run(&self, id: BundleId) -> EngineAction<B> {
+        EngineAction::Run {
+            node: self.node,
+            bundle: id,
+            attempt: self.attempt,
+            blocks: self.content.blocks.clone(),
+            timers: self.content.timers.clone(),
+            watermark: self.watermark,
+            draining: self.draining,
+        }
+    }
+}
+
 impl<B: Clone> Engine<B> {
+    pub(super) fn start_bundle(&mut self, node: NodeId, content: Content<B>) {
+        let Some(stage) = self.stages.get_mut(&node) else { return };
+        stage.begin(&content);
+        let watermark = stage.watermark();
+        let reads_restrictions = matches!(
+            &self.plan.nodes[node.0],
+            Node::Stage(stage) if stage.restriction_reader.is_some()
+        );
+        let truncated = content.blocks.iter().any(|block| block.truncated);
+        let id = BundleId(self.bundles.next);
+        self.bundles.next += 1;
+        let draining = self.draining && reads_restrictions && !truncated;
+        let bundle = Bundle { node, attempt: Attempt(1), content, watermark, draining };
+        self.actions.push(bundle.run(id));
+        self.bundles.running.insert(id, bundle);
+    }
+
     pub(super) fn bundle_succeeded(&mut self, id: BundleId, attempt: Attempt, effects: Effects<B>) {
         if self.bundles.current(id, attempt).is_none() {
             return;
@@ -81,10 +116,6 @@ impl<B: Clone> Engine<B> {
         self.actions.push(EngineAction::Commit { bundle: id, attempt });
         self.free_slot(bundle.node);
         let Effects { outputs, residuals, timers } = effects;
-        if let Some(stage) = self.stages.get_mut(&bundle.node) {
-            stage.unlock(&bundle.partitions);
-            stage.change_timers(timers);
-        }
         for (collection, blocks) in outputs {
             self.deliver(collection, blocks);
         }
@@ -98,9 +129,10 @@ impl<B: Clone> Engine<B> {
             }
         }
         if let Some(stage) = self.stages.get_mut(&bundle.node) {
-            stage.in_flight -= 1;
+            stage.change_timers(timers, |fire| self.clock.due(fire));
+            stage.finish(&bundle.content, bundle.watermark);
         }
-        self.maybe_complete_stage(bundle.node);
+        self.changed.insert(bundle.node);
     }
 
     pub(super) fn bundle_failed(&mut self, id: BundleId, attempt: Attempt, fault: Fault) {
@@ -111,18 +143,15 @@ impl<B: Clone> Engine<B> {
         };
         if again {
             bundle.attempt = Attempt(attempt.0 + 1);
-            let (node, attempt) = (bundle.node, bundle.attempt);
-            let (blocks, timers) = (bundle.blocks.clone(), bundle.timers.clone());
-            self.actions.push(EngineAction::Run { node, bundle: id, attempt, blocks, timers });
+            let run = bundle.run(id);
+            self.actions.push(run);
         } else {
             self.end(Outcome::Failed(fault));
         }
     }
 
     fn free_slot(&mut self, node: NodeId) {
-        if let Node::Stage(stage) = &self.plan.nodes[node.0]
-            && let Some(free) = self.free_slots.get_mut(stage.environment.0)
-        {
+        if let Some(free) = self.pools.get(node).and_then(|pool| self.free_slots.get_mut(pool)) {
             *free += 1;
         }
     }

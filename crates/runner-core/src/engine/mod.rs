@@ -8,25 +8,39 @@
 //! engine has given up changes nothing.
 
 mod bundle;
+mod clock;
+mod collector;
+mod holds;
 mod policy;
 mod quiescence;
+mod side_inputs;
 mod stage;
+mod test_stream;
 mod timers;
+mod watermarks;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
+
+use beam_model::time::{EventTime, ProcessingTime};
 
 use crate::backend::Outcome;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
 use bundle::Bundles;
 pub use bundle::{Attempt, BundleId, MAX_ATTEMPTS};
+use clock::{Clock, PipelineClock};
+pub use collector::Collected;
+use collector::CollectorState;
 pub use policy::BundlePolicy;
+use policy::Pools;
 use stage::StageState;
+use test_stream::TestStreamState;
+pub use test_stream::TestStreamStep;
 pub use timers::{Timer, TimerChange, TimerId};
 
 /// Elements that travel together.
@@ -38,6 +52,11 @@ pub struct Block<B> {
     pub bytes: u64,
     /// Which keys it may hold, for a stage that processes elements by key.
     pub partition: Partition,
+    /// No element of it, and nothing that is made of one, is earlier. [`EventTime::MIN`] if nobody has looked,
+    /// as on bounded input.
+    pub hold: EventTime,
+    /// What was left of restrictions when they were truncated, and is not to be truncated again.
+    pub truncated: bool,
 }
 
 /// A share of all keys. No two bundles of a stage have keys of the same share at the same time.
@@ -65,49 +84,64 @@ pub enum EngineEvent<B> {
         attempt: Attempt,
         fault: Fault,
     },
-    /// Groups of a sealed GroupByKey; the last of them if `last`.
-    Grouped {
+    /// What a GroupByKey gives out. `done` if that is all that the oldest unanswered
+    /// [`EngineAction::Collect`] or [`EngineAction::Advance`] has led to.
+    Collected {
         node: NodeId,
         blocks: Vec<Block<B>>,
-        last: bool,
+        done: Option<Collected>,
     },
     /// A sealed side input can be asked.
     SideInputReady {
         collection: CollectionId,
     },
-    /// The time that an [`EngineAction::Wake`] asked for has come.
-    Woken {
-        wake: WakeId,
-    },
+    /// What the TestStream does next, as [`EngineAction::NextTestStreamEvent`] has asked.
+    TestStream(TestStreamStep<B>),
+    /// The time that the last [`EngineAction::WakeAt`] asked for has come.
+    Woken,
     /// Something outside any bundle failed.
     Failed(Fault),
     CancelRequested,
+    /// Unbounded input is to end where it is, and the job with it when all that has been read is done.
+    DrainRequested,
 }
 
 /// What is to be done.
 #[derive(Debug)]
 pub enum EngineAction<B> {
     /// Run one attempt of a bundle and answer with `BundleSucceeded` or `BundleFailed`.
-    Run { node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<B>>, timers: Vec<Timer> },
+    Run {
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        blocks: Vec<Block<B>>,
+        timers: Vec<Timer>,
+        /// The stage's input watermark: what belongs to windows that were over before this is late.
+        watermark: EventTime,
+        /// Whether restrictions are to be truncated before they are processed.
+        draining: bool,
+    },
     /// The bundle's effects are final: count its metrics, tell its worker.
     Commit { bundle: BundleId, attempt: Attempt },
-    /// Add elements to a GroupByKey.
-    Group { node: NodeId, blocks: Vec<Block<B>> },
-    /// A GroupByKey has all its input: answer with `Grouped`.
-    Seal { node: NodeId },
+    /// A running bundle is to leave undone what it has not begun.
+    Checkpoint { bundle: BundleId },
+    /// Add elements to a GroupByKey: answer with `Collected`.
+    Collect { node: NodeId, blocks: Vec<Block<B>>, now: ProcessingTime },
+    /// The watermark of a GroupByKey's input is here: answer with `Collected`.
+    Advance { node: NodeId, watermark: EventTime, now: ProcessingTime },
     /// Add elements to a side input.
     AddToSideInput { collection: CollectionId, blocks: Vec<Block<B>> },
     /// A side input has all its elements: answer with `SideInputReady`.
     SealSideInput { collection: CollectionId },
-    /// Answer with `Woken` after a delay in processing time.
-    Wake { wake: WakeId, after: Duration },
+    /// Nothing will ask any more for what a stage keeps of windows that were over before this.
+    Expire { node: NodeId, watermark: EventTime },
+    /// Answer with `TestStream`.
+    NextTestStreamEvent,
+    /// Answer with `Woken` at this time of the machine's clock. Replaces what was asked before.
+    WakeAt { at: ProcessingTime },
     /// The job is over; nothing follows.
     End(Outcome),
 }
-
-/// Names a wake-up call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct WakeId(pub u64);
 
 /// Decides what a job does next.
 pub struct Engine<B> {
@@ -116,20 +150,21 @@ pub struct Engine<B> {
     readers: Vec<Vec<NodeId>>,
     /// Which stages read a collection as a side input.
     side_readers: Vec<Vec<NodeId>>,
-    /// Whether a collection has got all its elements.
-    complete: Vec<bool>,
+    watermarks: Vec<EventTime>,
+    /// Nodes whose inputs or insides have changed since they were last looked at.
+    changed: BTreeSet<NodeId>,
     stages: BTreeMap<NodeId, StageState<B>>,
-    /// Inputs that a Flatten still waits for.
-    open_inputs: HashMap<NodeId, usize>,
-    /// GroupBys that have been sealed and have not said all their groups.
-    grouping: BTreeSet<NodeId>,
+    collectors: BTreeMap<NodeId, CollectorState>,
+    /// Side inputs that are complete and cannot be asked yet.
+    sealed_side_inputs: BTreeSet<CollectionId>,
+    test_stream: Option<TestStreamState>,
     bundles: Bundles<B>,
-    /// Bundles that may still be started, by environment.
+    pools: Pools,
+    /// Bundles that may still be started, by pool.
     free_slots: Vec<usize>,
-    slots: Vec<usize>,
-    delayed: HashMap<WakeId, (NodeId, Block<B>)>,
-    next_wake: u64,
+    clock: Clock<B>,
     policy: BundlePolicy,
+    draining: bool,
     ended: bool,
     actions: Vec<EngineAction<B>>,
 }
@@ -140,7 +175,8 @@ impl<B: Clone> Engine<B> {
         let mut readers = vec![Vec::new(); plan.collections.len()];
         let mut side_readers = vec![Vec::new(); plan.collections.len()];
         let mut stages = BTreeMap::new();
-        let mut open_inputs = HashMap::new();
+        let mut collectors = BTreeMap::new();
+        let mut test_stream = None;
         for (index, node) in plan.nodes.iter().enumerate() {
             let id = NodeId(index);
             for input in node.inputs() {
@@ -156,38 +192,55 @@ impl<B: Clone> Engine<B> {
                     }
                     stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref()));
                 }
-                Node::Flatten { inputs, .. } => {
-                    open_inputs.insert(id, inputs.len());
+                Node::GroupByKey { .. } => {
+                    collectors.insert(id, CollectorState::default());
                 }
-                Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Redistribute { .. } => {}
+                Node::TestStream(stream) => {
+                    test_stream = Some(TestStreamState::new(stream.outputs.values().copied().collect()));
+                }
+                Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {}
             }
         }
+        let pipeline_clock = match (&test_stream, plan.streaming) {
+            (Some(_), _) => PipelineClock::Test(ProcessingTime(0)),
+            (None, true) => PipelineClock::Wall,
+            (None, false) => PipelineClock::Stopped,
+        };
+        let pools = Pools::new(&plan, slots);
         Self {
-            complete: vec![false; plan.collections.len()],
+            watermarks: vec![EventTime::MIN; plan.collections.len()],
+            changed: BTreeSet::new(),
             readers,
             side_readers,
             stages,
-            open_inputs,
-            grouping: BTreeSet::new(),
+            collectors,
+            sealed_side_inputs: BTreeSet::new(),
+            test_stream,
             bundles: Bundles::default(),
-            free_slots: slots.clone(),
-            slots,
-            delayed: HashMap::new(),
-            next_wake: 0,
+            free_slots: pools.slots.clone(),
+            pools,
+            clock: Clock::new(pipeline_clock),
             policy,
+            draining: false,
             ended: false,
             actions: Vec::new(),
             plan,
         }
     }
 
-    /// Takes in what has happened and says what to do. After [`EngineAction::End`] it says nothing more.
-    pub fn step(&mut self, event: EngineEvent<B>) -> Vec<EngineAction<B>> {
+    /// Takes in what has happened and says what to do. `now`: the time on the machine's clock. After
+    /// [`EngineAction::End`] it says nothing more.
+    pub fn step(&mut self, now: ProcessingTime, event: EngineEvent<B>) -> Vec<EngineAction<B>> {
         if !self.ended {
+            self.clock.set_wall(now);
             self.take_in(event);
         }
         if !self.ended {
+            self.time_has_come();
+            self.settle();
             self.start_bundles();
+            self.go_on_with_test_stream();
+            self.ask_to_be_woken();
             self.check_end();
         }
         std::mem::take(&mut self.actions)
@@ -207,32 +260,23 @@ impl<B: Clone> Engine<B> {
             EngineEvent::BundleFailed { bundle, attempt, fault } => {
                 self.bundle_failed(bundle, attempt, fault)
             }
-            EngineEvent::Grouped { node, blocks, last } => self.grouped(node, blocks, last),
+            EngineEvent::Collected { node, blocks, done } => self.collected(node, blocks, done),
             EngineEvent::SideInputReady { collection } => self.side_input_ready(collection),
-            EngineEvent::Woken { wake } => self.woken(wake),
+            EngineEvent::TestStream(step) => self.test_stream_step(step),
+            EngineEvent::Woken => self.woken(),
             EngineEvent::Failed(fault) => self.end(Outcome::Failed(fault)),
             EngineEvent::CancelRequested => self.end(Outcome::Cancelled),
+            EngineEvent::DrainRequested => self.drain(),
         }
     }
 
     fn start(&mut self, impulse: Block<B>) {
         let plan = self.plan.clone();
         for (index, node) in plan.nodes.iter().enumerate() {
-            match node {
-                Node::Impulse { output } => {
-                    self.deliver(*output, vec![impulse.clone()]);
-                    self.completed(*output);
-                }
-                // A Flatten of nothing is complete from the first.
-                Node::Flatten { inputs, output } if inputs.is_empty() => {
-                    self.open_inputs.remove(&NodeId(index));
-                    self.completed(*output);
-                }
-                Node::Flatten { .. }
-                | Node::Stage(_)
-                | Node::GroupByKey { .. }
-                | Node::Redistribute { .. } => {}
+            if let Node::Impulse { output } = node {
+                self.deliver(*output, vec![impulse.clone()]);
             }
+            self.changed.insert(NodeId(index));
         }
     }
 
@@ -251,13 +295,11 @@ impl<B: Clone> Engine<B> {
                             stage.push(blocks.iter().cloned());
                         }
                     }
-                    Node::GroupByKey { .. } => {
-                        self.actions.push(EngineAction::Group { node: reader, blocks: blocks.clone() })
-                    }
+                    Node::GroupByKey { .. } => self.collect(reader, blocks.clone()),
                     Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
                         open.push_back(*output)
                     }
-                    Node::Impulse { .. } => {}
+                    Node::Impulse { .. } | Node::TestStream(_) => {}
                 }
             }
             if !self.side_readers[collection.0].is_empty() {
@@ -266,113 +308,33 @@ impl<B: Clone> Engine<B> {
         }
     }
 
-    /// A collection has got all its elements, and with it perhaps others that are made of it.
-    fn completed(&mut self, collection: CollectionId) {
-        let mut open = vec![collection];
-        while let Some(collection) = open.pop() {
-            if std::mem::replace(&mut self.complete[collection.0], true) {
-                continue;
-            }
-            if !self.side_readers[collection.0].is_empty() {
-                self.actions.push(EngineAction::SealSideInput { collection });
-            }
-            for reader in self.readers[collection.0].clone() {
-                open.extend(self.input_completed(reader));
-            }
-        }
+    /// Something that a node waits for has come about outside its inputs.
+    fn poke(&mut self, node: NodeId) {
+        self.changed.insert(node);
+        self.poke_collector(node);
     }
 
-    /// A node has got all elements of an input. Returns what is complete with that.
-    fn input_completed(&mut self, node: NodeId) -> Vec<CollectionId> {
-        match &self.plan.nodes[node.0] {
-            Node::Stage(_) => {
-                if let Some(stage) = self.stages.get_mut(&node) {
-                    stage.input_complete = true;
-                }
-                self.outputs_if_done(node)
-            }
-            Node::GroupByKey { .. } => {
-                self.grouping.insert(node);
-                self.actions.push(EngineAction::Seal { node });
-                Vec::new()
-            }
-            Node::Flatten { output, .. } => {
-                let open = self.open_inputs.entry(node).or_insert(1);
-                *open = open.saturating_sub(1);
-                if *open == 0 { vec![*output] } else { Vec::new() }
-            }
-            Node::Redistribute { output, .. } => vec![*output],
-            Node::Impulse { .. } => Vec::new(),
-        }
-    }
-
-    fn grouped(&mut self, node: NodeId, blocks: Vec<Block<B>>, last: bool) {
-        // What comes after the last groups, or without having been asked for, changes nothing.
-        if !self.grouping.contains(&node) {
+    /// Ends all unbounded input: what is left of its restrictions is truncated, a TestStream goes no further.
+    fn drain(&mut self) {
+        if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        if let Node::GroupByKey { output, .. } = self.plan.nodes[node.0] {
-            self.deliver(output, blocks);
-            if last {
-                self.grouping.remove(&node);
-                self.completed(output);
-            }
+        self.hurry_residuals();
+        let plan = self.plan.clone();
+        let reads_restrictions = |node: NodeId| matches!(&plan.nodes[node.0], Node::Stage(stage) if stage.restriction_reader.is_some());
+        for bundle in self.bundles.of(reads_restrictions) {
+            self.actions.push(EngineAction::Checkpoint { bundle });
         }
-    }
-
-    fn side_input_ready(&mut self, collection: CollectionId) {
-        for reader in self.side_readers[collection.0].clone() {
-            if let Some(stage) = self.stages.get_mut(&reader) {
-                stage.side_inputs_missing = stage.side_inputs_missing.saturating_sub(1);
-            }
-            self.maybe_complete_stage(reader);
-        }
-    }
-
-    fn woken(&mut self, wake: WakeId) {
-        if let Some((node, block)) = self.delayed.remove(&wake)
-            && let Some(stage) = self.stages.get_mut(&node)
-        {
-            stage.delayed = stage.delayed.saturating_sub(1);
-            stage.push([block]);
-        }
-    }
-
-    fn delay(&mut self, node: NodeId, block: Block<B>, after: Duration) {
-        let wake = WakeId(self.next_wake);
-        self.next_wake += 1;
-        if let Some(stage) = self.stages.get_mut(&node) {
-            stage.delayed += 1;
-        }
-        self.delayed.insert(wake, (node, block));
-        self.actions.push(EngineAction::Wake { wake, after });
-    }
-
-    /// A stage that can get no more work makes its outputs complete.
-    fn maybe_complete_stage(&mut self, node: NodeId) {
-        for output in self.outputs_if_done(node) {
-            self.completed(output);
-        }
-    }
-
-    /// The outputs of a stage that has just done all its work; else nothing.
-    fn outputs_if_done(&mut self, node: NodeId) -> Vec<CollectionId> {
-        match self.stages.get_mut(&node) {
-            Some(stage) if stage.is_done() => {
-                stage.complete = true;
-                self.plan.nodes[node.0].outputs()
-            }
-            Some(_) | None => Vec::new(),
-        }
+        self.end_test_stream();
     }
 
     fn check_end(&mut self) {
-        let stages_complete = self.stages.values().all(|stage| stage.complete);
-        if stages_complete && self.grouping.is_empty() && self.complete.iter().all(|complete| *complete) {
-            self.end(Outcome::Done);
-            return;
-        }
-        if let Some(reason) = self.stuck() {
+        let complete = self.stages.values().all(StageState::is_complete)
+            && self.collectors.values().all(|collector| collector.is_complete() && collector.is_idle())
+            && self.watermarks.iter().all(|watermark| *watermark == EventTime::MAX);
+        if complete {
+            self.end(if self.draining { Outcome::Drained } else { Outcome::Done });
+        } else if let Some(reason) = self.stuck() {
             self.end(Outcome::Failed(Fault::runner(reason)));
         }
     }

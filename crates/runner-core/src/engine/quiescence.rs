@@ -1,30 +1,49 @@
 //! "Why is nothing moving", as a value.
 
-use super::Engine;
+use super::{Engine, EngineAction};
 use crate::plan::Node;
 
 impl<B: Clone> Engine<B> {
+    /// Whether nothing is under way but what waits for its time.
+    pub(super) fn is_quiescent(&self) -> bool {
+        self.bundles.len() == 0
+            && self.sealed_side_inputs.is_empty()
+            && self.collectors.values().all(|collector| collector.is_idle())
+    }
+
+    /// A TestStream's next event comes when all that followed from the last is done.
+    pub(super) fn go_on_with_test_stream(&mut self) {
+        let quiescent = self.is_quiescent();
+        if let Some(test_stream) = &mut self.test_stream
+            && !test_stream.asked
+            && !test_stream.over
+            && quiescent
+        {
+            test_stream.asked = true;
+            self.actions.push(EngineAction::NextTestStreamEvent);
+        }
+    }
+
     /// If nothing is under way that could bring another event, though the job is not at its end: which
     /// stages wait, and for what.
     pub(super) fn stuck(&self) -> Option<String> {
-        let under_way = self.bundles.len() > 0
-            || !self.delayed.is_empty()
-            || !self.grouping.is_empty()
-            || self.side_input_under_way();
-        if under_way {
+        let test_stream_goes_on = self.test_stream.as_ref().is_some_and(|test_stream| test_stream.asked);
+        if !self.is_quiescent() || self.clock.wakes() || test_stream_goes_on {
             return None;
         }
-        let waits = self.stages.iter().filter(|(_, stage)| !stage.complete).map(|(id, stage)| {
-            let name = match &self.plan.nodes[id.0] {
-                Node::Stage(stage) => stage.spec.name.as_str(),
-                _ => "",
+        let waits = self.stages.iter().filter(|(_, stage)| !stage.is_complete()).map(|(id, stage)| {
+            let (name, input) = match &self.plan.nodes[id.0] {
+                Node::Stage(stage) => (stage.spec.name.as_str(), self.watermark(stage.input)),
+                _ => ("", stage.watermark()),
             };
             let wait = if stage.side_inputs_missing > 0 {
                 format!("waits for {} side inputs", stage.side_inputs_missing)
-            } else if !stage.input_complete {
-                "waits for more input".to_owned()
-            } else {
+            } else if !stage.input_complete() {
+                format!("waits for more input, whose watermark is {input}")
+            } else if stage.waiting() > 0 {
                 format!("has {} blocks and no free worker", stage.waiting())
+            } else {
+                format!("has timers, and its watermark is {}", stage.watermark())
             };
             format!("{name} {wait}")
         });
@@ -32,18 +51,5 @@ impl<B: Clone> Engine<B> {
             "the job cannot go on, which is a fault of Beamline's: {}",
             waits.collect::<Vec<_>>().join("; ")
         ))
-    }
-
-    /// Whether a sealed side input has not been announced yet. Each stage that misses one counts down
-    /// when it is, so a stage that misses fewer than are still incomplete has one on its way.
-    fn side_input_under_way(&self) -> bool {
-        self.stages.iter().any(|(id, state)| {
-            let Node::Stage(stage) = &self.plan.nodes[id.0] else { return false };
-            let mut side: Vec<_> = stage.side_inputs.iter().map(|side| side.collection).collect();
-            side.sort();
-            side.dedup();
-            let incomplete = side.iter().filter(|collection| !self.complete[collection.0]).count();
-            state.side_inputs_missing > incomplete
-        })
     }
 }

@@ -1,9 +1,12 @@
-//! What waits before a stage.
+//! What waits before a stage, and how far its watermarks are.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
+use beam_model::time::{EventTime, ProcessingTime};
+
 use super::bundle::Content;
-use super::timers::Timers;
+use super::holds::Holds;
+use super::timers::{Timers, Times};
 use super::{Block, Partition, TimerChange};
 use crate::plan::{KeyedStage, TimerKind};
 
@@ -11,13 +14,20 @@ pub(super) struct StageState<B> {
     queue: Queue<B>,
     pub(super) pending_bytes: u64,
     pub(super) in_flight: usize,
-    /// Residuals that wait for their time.
-    pub(super) delayed: usize,
+    /// Side inputs that are not complete, of those that the stage needs whole.
     pub(super) side_inputs_missing: usize,
-    /// No more input will come, residuals aside.
-    pub(super) input_complete: bool,
-    /// All is done, and told to the readers.
-    pub(super) complete: bool,
+    /// Of blocks that wait, run, or are to come back later.
+    holds: Holds,
+    /// The watermark of the collection that it reads.
+    input: EventTime,
+    /// The watermark up to which all input has been worked off.
+    watermark: EventTime,
+    /// The watermark of what it makes.
+    output: EventTime,
+    /// Event times whose windows running bundles may still need the state of.
+    windows_in_use: Holds,
+    /// Windows that ended before this have been told to be over.
+    expired: EventTime,
 }
 
 /// Blocks cut off for a bundle, and the keys that nobody else may have meanwhile.
@@ -35,8 +45,9 @@ struct KeyedQueue<B> {
     locked: HashSet<Partition>,
     timers: Timers,
     kinds: Vec<TimerKind>,
-    /// A bundle needs all elements of its keys, so that they can be sorted.
-    sorted: bool,
+    /// There if a key's elements are to come in the order of their time: how late they may be, in
+    /// milliseconds.
+    sorted: Option<i64>,
 }
 
 impl<B> StageState<B> {
@@ -48,27 +59,42 @@ impl<B> StageState<B> {
                 locked: HashSet::new(),
                 timers: Timers::default(),
                 kinds: keyed.families.iter().map(|family| family.kind).collect(),
-                sorted: keyed.time_sorted,
+                sorted: keyed.time_sorted.then_some(keyed.allowed_lateness),
             })),
         };
         Self {
             queue,
             pending_bytes: 0,
             in_flight: 0,
-            delayed: 0,
             side_inputs_missing: side_inputs,
-            input_complete: false,
-            complete: false,
+            holds: Holds::default(),
+            input: EventTime::MIN,
+            watermark: EventTime::MIN,
+            output: EventTime::MIN,
+            windows_in_use: Holds::default(),
+            expired: EventTime::MIN,
         }
     }
 
+    /// Takes in elements. They hold the watermark until [`StageState::finish`].
     pub(super) fn push(&mut self, blocks: impl IntoIterator<Item = Block<B>>) {
         for block in blocks {
-            self.pending_bytes += block.bytes;
-            match &mut self.queue {
-                Queue::Plain(queue) => queue.push_back(block),
-                Queue::Keyed(queue) => queue.pending.entry(block.partition).or_default().push_back(block),
-            }
+            self.holds.add(block.hold);
+            self.enqueue(block);
+        }
+    }
+
+    /// Holds the watermark for a block that is to come back later, by [`StageState::enqueue`].
+    pub(super) fn hold(&mut self, block: &Block<B>) {
+        self.holds.add(block.hold);
+    }
+
+    /// Queues a block whose hold is there already.
+    pub(super) fn enqueue(&mut self, block: Block<B>) {
+        self.pending_bytes += block.bytes;
+        match &mut self.queue {
+            Queue::Plain(queue) => queue.push_back(block),
+            Queue::Keyed(queue) => queue.pending.entry(block.partition).or_default().push_back(block),
         }
     }
 
@@ -80,23 +106,49 @@ impl<B> StageState<B> {
         }
     }
 
-    /// Whether no bundle may be cut before all input is there.
-    pub(super) fn must_wait(&self) -> bool {
-        let sorted = matches!(&self.queue, Queue::Keyed(queue) if queue.sorted);
-        sorted && !self.input_complete
+    /// Whether no more input will come, residuals aside.
+    pub(super) fn input_complete(&self) -> bool {
+        self.input == EventTime::MAX
     }
 
-    pub(super) fn is_done(&self) -> bool {
-        let no_timers = match &self.queue {
-            Queue::Plain(_) => true,
-            Queue::Keyed(queue) => queue.timers.is_empty(),
+    /// Whether all is done.
+    pub(super) fn is_complete(&self) -> bool {
+        self.output == EventTime::MAX
+    }
+
+    pub(super) fn watermark(&self) -> EventTime {
+        self.watermark
+    }
+
+    /// Moves the watermarks on as far as they may go, `input` being that of the collection that it reads.
+    /// Returns that of what it makes.
+    pub(super) fn advance(&mut self, input: EventTime) -> EventTime {
+        self.input = self.input.max(input);
+        self.watermark = self.watermark.max(self.input.min(self.holds.earliest()));
+        let timers = match &self.queue {
+            Queue::Plain(_) => EventTime::MAX,
+            Queue::Keyed(queue) => queue.timers.hold(),
         };
-        !self.complete
-            && self.input_complete
-            && self.waiting() == 0
-            && self.in_flight == 0
-            && self.delayed == 0
-            && no_timers
+        self.output = self.output.max(self.watermark.min(timers));
+        self.output
+    }
+
+    /// The event time before which windows are over for good, if it has gone on since it was asked last.
+    pub(super) fn newly_expired(&mut self) -> Option<EventTime> {
+        let Queue::Keyed(queue) = &self.queue else { return None };
+        let expired =
+            self.watermark.min(queue.timers.earliest_event_time()).min(self.windows_in_use.earliest());
+        let newly = expired > self.expired;
+        self.expired = self.expired.max(expired);
+        newly.then_some(expired)
+    }
+
+    /// When something is due in processing time.
+    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
+        match &self.queue {
+            Queue::Plain(_) => None,
+            Queue::Keyed(queue) => queue.timers.next_wake(),
+        }
     }
 
     /// Takes blocks off the front until `full` says that the bundle has enough of them, after
@@ -106,37 +158,23 @@ impl<B> StageState<B> {
         let mut partitions = Vec::new();
         match &mut self.queue {
             Queue::Plain(queue) => {
-                bundle.fill(queue, false);
+                bundle.fill(queue);
             }
-            Queue::Keyed(queue) => {
-                let free: Vec<_> =
-                    queue.pending.keys().filter(|key| !queue.locked.contains(key)).copied().collect();
-                for partition in free {
-                    let Some(blocks) = queue.pending.get_mut(&partition) else { continue };
-                    let full = bundle.fill(blocks, queue.sorted);
-                    if blocks.is_empty() {
-                        queue.pending.remove(&partition);
-                    }
-                    queue.locked.insert(partition);
-                    partitions.push(partition);
-                    if full {
-                        break;
-                    }
-                }
-            }
+            Queue::Keyed(queue) => queue.fill(self.input, &mut bundle, &mut partitions),
         }
         self.pending_bytes -= bundle.bytes;
         (!bundle.taken.is_empty()).then_some((bundle.taken, partitions))
     }
 
-    /// Takes timers that are to fire: none before all elements have been seen.
-    pub(super) fn take_timers(&mut self, one: bool) -> Option<Content<B>> {
-        if !self.input_complete || self.waiting() > 0 || self.side_inputs_missing > 0 || self.delayed > 0 {
+    /// Takes timers that are to fire.
+    pub(super) fn take_timers(&mut self, now: ProcessingTime, one: bool) -> Option<Content<B>> {
+        if self.side_inputs_missing > 0 {
             return None;
         }
+        let times = Times { watermark: self.watermark, now, idle: self.in_flight == 0 };
         let Queue::Keyed(queue) = &mut self.queue else { return None };
         let limit = if one { 1 } else { usize::MAX };
-        let due = queue.timers.take_due(&queue.locked, self.in_flight == 0, limit);
+        let due = queue.timers.take_due(times, &queue.locked, limit);
         let mut partitions: Vec<_> = due.iter().map(|(_, partition)| *partition).collect();
         partitions.sort();
         partitions.dedup();
@@ -145,17 +183,63 @@ impl<B> StageState<B> {
         (!timers.is_empty()).then_some(Content { blocks: Vec::new(), timers, partitions })
     }
 
-    pub(super) fn unlock(&mut self, partitions: &[Partition]) {
+    /// A bundle of this begins.
+    pub(super) fn begin(&mut self, content: &Content<B>) {
+        self.in_flight += 1;
+        self.windows_in_use.add(self.in_use(content, self.watermark));
+    }
+
+    fn in_use(&self, content: &Content<B>, watermark: EventTime) -> EventTime {
+        content.timers.iter().fold(watermark, |earliest, timer| earliest.min(timer.fire))
+    }
+
+    /// A bundle that began at `watermark` is committed. What it made and left undone is known already.
+    pub(super) fn finish(&mut self, content: &Content<B>, watermark: EventTime) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.windows_in_use.release(self.in_use(content, watermark));
+        content.blocks.iter().for_each(|block| self.holds.release(block.hold));
         if let Queue::Keyed(queue) = &mut self.queue {
-            partitions.iter().for_each(|partition| {
+            queue.timers.fired(&content.timers);
+            content.partitions.iter().for_each(|partition| {
                 queue.locked.remove(partition);
             });
         }
     }
 
-    pub(super) fn change_timers(&mut self, changes: Vec<TimerChange>) {
+    /// `due`: when a processing-time timer is due.
+    pub(super) fn change_timers(&mut self, changes: Vec<TimerChange>, due: impl Fn(EventTime) -> EventTime) {
         if let Queue::Keyed(queue) = &mut self.queue {
-            queue.timers.change(changes, &queue.kinds);
+            queue.timers.change(changes, &queue.kinds, due);
+        }
+    }
+}
+
+impl<B> KeyedQueue<B> {
+    /// Fills a bundle with elements of keys that no other bundle has.
+    fn fill<F: Fn(usize, u64) -> bool>(
+        &mut self,
+        input: EventTime,
+        bundle: &mut Bundle<B, F>,
+        partitions: &mut Vec<Partition>,
+    ) {
+        let free: Vec<_> = self.pending.keys().filter(|key| !self.locked.contains(key)).copied().collect();
+        for partition in free {
+            let Some(blocks) = self.pending.get_mut(&partition) else { continue };
+            let before = bundle.taken.len();
+            let full = match self.sorted {
+                None => bundle.fill(blocks),
+                Some(lateness) => bundle.fill_sorted(blocks, input, lateness),
+            };
+            if blocks.is_empty() {
+                self.pending.remove(&partition);
+            }
+            if bundle.taken.len() > before {
+                self.locked.insert(partition);
+                partitions.push(partition);
+            }
+            if full {
+                break;
+            }
         }
     }
 }
@@ -168,18 +252,34 @@ struct Bundle<B, F> {
 }
 
 impl<B, F: Fn(usize, u64) -> bool> Bundle<B, F> {
-    /// Takes from the front of `queue` until the bundle is full; all of it if `whole`. Says whether the
-    /// bundle is full.
-    fn fill(&mut self, queue: &mut VecDeque<Block<B>>, whole: bool) -> bool {
-        let mut full = false;
+    /// Takes from the front of `queue` until the bundle is full. Says whether it is.
+    fn fill(&mut self, queue: &mut VecDeque<Block<B>>) -> bool {
         while let Some(block) = queue.pop_front() {
-            self.bytes += block.bytes;
-            self.taken.push(block);
-            full = (self.full)(self.taken.len(), self.bytes);
-            if full && !whole {
+            // A worker truncates all of a bundle or nothing.
+            if self.taken.last().is_some_and(|last| last.truncated != block.truncated) {
+                queue.push_front(block);
+                return true;
+            }
+            if self.push(block) {
                 return true;
             }
         }
-        full
+        false
+    }
+
+    /// Takes, by time, all that nothing earlier can follow any more, if it is to be counted on that no
+    /// element is later than `lateness` allows.
+    fn fill_sorted(&mut self, queue: &mut VecDeque<Block<B>>, input: EventTime, lateness: i64) -> bool {
+        let ready = |block: &Block<B>| input == EventTime::MAX || block.hold.saturating_add(lateness) < input;
+        let (mut taken, rest): (Vec<_>, Vec<_>) = queue.drain(..).partition(ready);
+        queue.extend(rest);
+        taken.sort_by_key(|block| block.hold);
+        taken.into_iter().fold(false, |full, block| self.push(block) || full)
+    }
+
+    fn push(&mut self, block: Block<B>) -> bool {
+        self.bytes += block.bytes;
+        self.taken.push(block);
+        (self.full)(self.taken.len(), self.bytes)
     }
 }

@@ -5,10 +5,11 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use beam_model::time::EventTime;
+use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 
 use super::Partition;
+use super::holds::Holds;
 use crate::plan::TimerKind;
 
 /// Which timer of a stage. Setting it again replaces it.
@@ -28,7 +29,7 @@ pub struct Timer {
     pub id: TimerId,
     /// When it fires, in the time domain of its family, in milliseconds.
     pub fire: EventTime,
-    /// The event time of what it will make.
+    /// The event time of what it will make; the stage's output watermark does not pass it before.
     pub hold: EventTime,
     /// The encoded pane of the element that set it.
     pub pane: Bytes,
@@ -41,6 +42,16 @@ pub enum TimerChange {
     Clear(TimerId),
 }
 
+/// What timers wait for, as it is now.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Times {
+    /// The stage's input watermark, what it has not worked off included.
+    pub(super) watermark: EventTime,
+    pub(super) now: ProcessingTime,
+    /// Whether no bundle of the stage runs, which could set more timers.
+    pub(super) idle: bool,
+}
+
 /// A bundle takes at most so many timers.
 const MAX_FIRING: usize = 10_000;
 
@@ -48,6 +59,8 @@ const MAX_FIRING: usize = 10_000;
 pub(super) struct Timers {
     set: HashMap<TimerId, (Place, Timer)>,
     queue: BTreeMap<Place, TimerId>,
+    /// Of those that are set, and of those that fire in a bundle that is not committed.
+    holds: Holds,
     next: u64,
 }
 
@@ -61,20 +74,47 @@ struct Place {
 }
 
 impl Timers {
-    pub(super) fn is_empty(&self) -> bool {
-        self.set.is_empty()
+    /// The output watermark must not pass this.
+    pub(super) fn hold(&self) -> EventTime {
+        self.holds.earliest()
     }
 
-    /// Takes in what a bundle did, in the order in which it did it.
-    pub(super) fn change(&mut self, changes: Vec<TimerChange>, kinds: &[TimerKind]) {
+    /// When the next processing-time timer is due.
+    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
+        self.of(TimerKind::ProcessingTime).next().map(|(place, _)| ProcessingTime(place.fire.millis()))
+    }
+
+    /// Until this event time some timer may still need the state of its window.
+    pub(super) fn earliest_event_time(&self) -> EventTime {
+        let first = |kind| self.of(kind).next().map_or(EventTime::MAX, |(place, _)| place.fire);
+        first(TimerKind::EventTime).min(first(TimerKind::Expiration))
+    }
+
+    fn of(&self, kind: TimerKind) -> impl Iterator<Item = (&Place, &TimerId)> {
+        let first = Place { kind, fire: EventTime(i64::MIN), set: 0, partition: Partition(0) };
+        self.queue.range(first..).take_while(move |(place, _)| place.kind == kind)
+    }
+
+    /// Takes in what a bundle did, in the order in which it did it. `due`: when a processing-time timer is due.
+    pub(super) fn change(
+        &mut self,
+        changes: Vec<TimerChange>,
+        kinds: &[TimerKind],
+        due: impl Fn(EventTime) -> EventTime,
+    ) {
         for change in changes {
             match change {
                 TimerChange::Clear(id) => self.remove(&id),
                 TimerChange::Set { timer, partition } => {
                     let Some(kind) = kinds.get(timer.id.family) else { continue };
                     self.remove(&timer.id);
-                    let place = Place { kind: *kind, fire: timer.fire, set: self.next, partition };
+                    let fire = match kind {
+                        TimerKind::ProcessingTime => due(timer.fire),
+                        TimerKind::EventTime | TimerKind::Expiration => timer.fire,
+                    };
+                    let place = Place { kind: *kind, fire, set: self.next, partition };
                     self.next += 1;
+                    self.holds.add(timer.hold);
                     self.queue.insert(place, timer.id.clone());
                     self.set.insert(timer.id.clone(), (place, timer));
                 }
@@ -83,28 +123,29 @@ impl Timers {
     }
 
     fn remove(&mut self, id: &TimerId) {
-        if let Some((place, _)) = self.set.remove(id) {
+        if let Some((place, timer)) = self.set.remove(id) {
+            self.holds.release(timer.hold);
             self.queue.remove(&place);
         }
     }
 
-    /// Takes out what is to fire next, once all elements have been seen: the timers of one kind, of keys
-    /// that no bundle has, at most `limit`. With each comes its partition.
+    /// The bundle in which these fired is committed.
+    pub(super) fn fired(&mut self, timers: &[Timer]) {
+        timers.iter().for_each(|timer| self.holds.release(timer.hold));
+    }
+
+    /// Takes out what is to fire next: timers of one kind, of keys that no bundle has, at most `limit`.
+    /// With each comes its partition. They hold the watermark until [`Timers::fired`].
     pub(super) fn take_due(
         &mut self,
+        times: Times,
         locked: &HashSet<Partition>,
-        idle: bool,
         limit: usize,
     ) -> Vec<(Timer, Partition)> {
-        let Some((first, _)) = self.queue.first_key_value() else { return Vec::new() };
-        let kind = first.kind;
-        // What waits for all else to be done fires only when nothing is under way that may set more.
-        if kind != TimerKind::EventTime && !idle {
-            return Vec::new();
-        }
+        let Some(kind) = self.kind_due(times) else { return Vec::new() };
         let mut earliest: HashMap<Bytes, EventTime> = HashMap::new();
         let mut due = Vec::new();
-        for (place, id) in self.queue.iter().take_while(|(place, _)| place.kind == kind) {
+        for (place, id) in self.of(kind).take_while(|(place, _)| is_due(place, times)) {
             if due.len() >= limit.min(MAX_FIRING) {
                 break;
             }
@@ -120,5 +161,29 @@ impl Timers {
                 Some((timer, place.partition))
             })
             .collect()
+    }
+
+    /// The first kind of which some are due. What a key does on expiration comes after all its other timers.
+    fn kind_due(&self, times: Times) -> Option<TimerKind> {
+        let due = |kind| self.of(kind).next().is_some_and(|(place, _)| is_due(place, times));
+        if due(TimerKind::EventTime) {
+            return Some(TimerKind::EventTime);
+        }
+        if due(TimerKind::ProcessingTime) {
+            return Some(TimerKind::ProcessingTime);
+        }
+        let over = times.watermark == EventTime::MAX;
+        let others_to_come = over && (!times.idle || self.of(TimerKind::ProcessingTime).next().is_some());
+        (!others_to_come && due(TimerKind::Expiration)).then_some(TimerKind::Expiration)
+    }
+}
+
+fn is_due(place: &Place, times: Times) -> bool {
+    let over = times.watermark == EventTime::MAX;
+    match place.kind {
+        TimerKind::EventTime => place.fire <= times.watermark,
+        // When no more elements can come there is nothing left to wait for but what still runs.
+        TimerKind::ProcessingTime => place.fire.millis() <= times.now.millis() || over && times.idle,
+        TimerKind::Expiration => place.fire < times.watermark || over,
     }
 }

@@ -5,14 +5,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
+use beam_model::time::EventTime;
 use bytes::Bytes;
 
 use super::state::StageState;
-use super::{FaultInjection, block, timers};
+use super::{FaultInjection, late, timers};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
-use crate::ports::{BundleInput, BundleResult, OutputReceiver, RemoteBundle, StageBundleFactory, TimerBlock};
+use crate::ports::{
+    BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
+    TimerBlock,
+};
 use crate::runner_transforms::elements;
 use crate::state::BundleState;
 
@@ -31,15 +35,25 @@ pub(super) struct Done {
 /// With a failure come the metrics of the work that was done for nothing.
 pub(super) type Outcome = Result<Done, (Fault, Vec<MonitoringInfo>)>;
 
+/// What a bundle is made of.
+pub(super) struct Content {
+    pub(super) blocks: Vec<Block<Bytes>>,
+    pub(super) timers: Vec<Timer>,
+    /// What belongs only to windows that were over before this is dropped.
+    pub(super) watermark: EventTime,
+    /// Whether restrictions are to be truncated.
+    pub(super) draining: bool,
+}
+
 pub(super) struct Run {
     pub(super) plan: Arc<ExecutionPlan>,
     pub(super) node: NodeId,
     pub(super) bundle: BundleId,
     pub(super) attempt: Attempt,
-    pub(super) blocks: Vec<Block<Bytes>>,
-    pub(super) timers: Vec<Timer>,
+    pub(super) content: Content,
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
+    pub(super) requests: BundleRequests,
 }
 
 impl Run {
@@ -51,22 +65,32 @@ impl Run {
         let outputs = Arc::new(Outputs::default());
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
-        let blocks: Vec<_> = self.blocks.into_iter().map(|block| block.data).collect();
-        let blocks = match &stage.keyed {
-            Some(keyed) if keyed.time_sorted => {
-                vec![elements::sorted_by_time(input, blocks).map_err(failed)?]
+        let Content { blocks, timers: due, watermark, draining } = self.content;
+        let whole = blocks.clone();
+        let mut blocks: Vec<_> = blocks.into_iter().map(|block| block.data).collect();
+        if let Some(keyed) = &stage.keyed {
+            let (open, _dropped) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+            blocks = open;
+            if keyed.time_sorted {
+                blocks = vec![elements::sorted_by_time(input, blocks).map_err(failed)?];
             }
-            Some(_) | None => blocks,
-        };
-        let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &self.timers));
+        }
+        let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &due));
         let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
+        // The input of what can be split is cut element by element.
+        let splittable = stage.restriction_reader.is_some();
         let given = blocks.clone().into_iter().map(Ok);
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
-            inputs: vec![BundleInput { transform_id: stage.source.clone(), blocks: Box::new(given) }],
+            inputs: vec![BundleInput {
+                transform_id: stage.source.clone(),
+                blocks: Box::new(given),
+                elements: splittable.then_some(blocks.len() as u64),
+            }],
             timers: firing,
             state: self.state.clone(),
             outputs: outputs.clone(),
+            requests: self.requests,
         };
         let result = factory.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
@@ -74,7 +98,12 @@ impl Run {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        let mut residuals = residuals(&plan, stage, &mut result, draining).map_err(failed)?;
+        if let Some(first) = result.first_residual_element(&stage.source) {
+            // Elements that the worker gave back whole go to the next bundle.
+            let given_back = whole.into_iter().skip(first);
+            residuals.extend(given_back.map(|block| (block, Duration::ZERO)));
+        }
         let set = outputs.take_timers();
         let outputs = outputs.sort(&plan, stage).map_err(failed)?;
         let mut timers = Vec::new();
@@ -107,9 +136,11 @@ fn residuals(
     plan: &ExecutionPlan,
     stage: &Stage,
     result: &mut BundleResult,
+    truncated: bool,
 ) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
     let mut found = Vec::new();
-    for residual in std::mem::take(&mut result.residuals) {
+    let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
+    for residual in std::mem::take(&mut result.residuals).into_iter().chain(split) {
         if stage.restriction_reader.as_deref() != Some(residual.transform_id.as_str()) {
             let name = plan.transform_names.get(&residual.transform_id).unwrap_or(&residual.transform_id);
             return Err(Fault::environment(format!(
@@ -118,9 +149,25 @@ fn residuals(
             ))
             .fatal());
         }
-        found.push((block(residual.element), residual.delay));
+        let hold = hold_of(plan, stage, &residual)?;
+        found.push((Block { hold, truncated, ..elements::block(residual.element) }, residual.delay));
     }
     Ok(found)
+}
+
+/// Before which event time nothing will come of a residual. What does not say so holds at its own time.
+fn hold_of(plan: &ExecutionPlan, stage: &Stage, residual: &Residual) -> Result<EventTime, Fault> {
+    let input = &plan.collections[stage.input.0];
+    if !input.timed {
+        return Ok(EventTime::MIN);
+    }
+    if let Some(watermark) = residual.output_watermarks.values().min() {
+        return Ok(*watermark);
+    }
+    match elements::Elements::new(input, residual.element.clone()).next() {
+        Some(element) => element?.timestamp(),
+        None => Ok(EventTime::MIN),
+    }
 }
 
 /// What the sinks wrote so far, and the timers that were set.

@@ -3,83 +3,103 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{Report, block};
-use crate::engine::{Block, EngineEvent};
+use super::Report;
+use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
-use crate::plan::{Collection, CollectionId, Grain, Grouping, Merging, NodeId};
+use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::JobBundleFactory;
 use crate::runner_transforms::group_by_key::GroupByKey;
-use crate::runner_transforms::merge_windows;
 use crate::runner_transforms::side_input::SideInputBuilder;
+use crate::runner_transforms::{elements, merge_windows};
 
 /// Blocks of fewer bytes are parsed where they are; handing them to another thread costs more.
 const INLINE_BYTES: u64 = 64 << 10;
 /// How many blocks of groups are handed to the engine at once.
 const GROUP_BATCH: usize = 16;
 
-/// Where to send elements for one GroupByKey or side input.
+/// Where to send what a GroupByKey is asked.
 pub(super) struct Collector {
     // Unbounded, but every block in it is an output that is in memory already.
     inbox: mpsc::UnboundedSender<Ask>,
 }
 
 enum Ask {
+    Add { blocks: Vec<Block<Bytes>>, now: ProcessingTime },
+    Advance { watermark: EventTime, now: ProcessingTime },
+}
+
+impl Collector {
+    pub(super) fn add(&self, blocks: Vec<Block<Bytes>>, now: ProcessingTime) {
+        // If the task is gone it has reported why.
+        let _ = self.inbox.send(Ask::Add { blocks, now });
+    }
+
+    pub(super) fn advance(&self, watermark: EventTime, now: ProcessingTime) {
+        let _ = self.inbox.send(Ask::Advance { watermark, now });
+    }
+}
+
+/// Where to send the elements of a side input.
+pub(super) struct SideInputCollector {
+    inbox: mpsc::UnboundedSender<AskSideInput>,
+}
+
+enum AskSideInput {
     Add(Vec<Block<Bytes>>),
     Seal,
 }
 
-impl Collector {
+impl SideInputCollector {
     pub(super) fn add(&self, blocks: Vec<Block<Bytes>>) {
-        // If the task is gone it has reported why.
-        let _ = self.inbox.send(Ask::Add(blocks));
+        let _ = self.inbox.send(AskSideInput::Add(blocks));
     }
 
     pub(super) fn seal(&self) {
-        let _ = self.inbox.send(Ask::Seal);
+        let _ = self.inbox.send(AskSideInput::Seal);
     }
 }
 
 pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
-    groupings: HashMap<NodeId, Collector>,
-    side_inputs: HashMap<CollectionId, Collector>,
+    collectors: HashMap<NodeId, Collector>,
+    side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
 
 impl Collectors {
     pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { reports, groupings: HashMap::new(), side_inputs: HashMap::new() }
+        Self { reports, collectors: HashMap::new(), side_inputs: HashMap::new() }
     }
 
-    pub(super) fn grouping(
+    /// The collector of a node, started on first use; `None` if the node is none that collects.
+    pub(super) fn collector(
         &mut self,
         node: NodeId,
-        grouping: &Grouping,
-        name: &str,
-        grain: Grain,
+        plan: &Arc<ExecutionPlan>,
         workers: &Arc<dyn JobBundleFactory>,
         tasks: &mut JoinSet<()>,
-    ) -> &Collector {
+    ) -> Option<&Collector> {
+        let Node::GroupByKey { output, grouping, name, .. } = &plan.nodes[node.0] else { return None };
         let reports = &self.reports;
-        self.groupings.entry(node).or_insert_with(|| {
+        Some(self.collectors.entry(node).or_insert_with(|| {
             let (inbox, asks) = mpsc::unbounded_channel();
             let task = Group {
                 node,
-                grain,
-                grouping: grouping.clone(),
-                name: name.to_owned(),
+                output: *output,
+                plan: plan.clone(),
+                grouping: grouping.as_ref().clone(),
+                name: name.clone(),
                 workers: workers.clone(),
                 reports: reports.clone(),
             };
             tasks.spawn(report_failure(reports.clone(), task.run(asks)));
             Collector { inbox }
-        })
+        }))
     }
 
     pub(super) fn side_input(
@@ -87,14 +107,14 @@ impl Collectors {
         id: CollectionId,
         collection: &Collection,
         tasks: &mut JoinSet<()>,
-    ) -> &Collector {
+    ) -> &SideInputCollector {
         let reports = &self.reports;
         self.side_inputs.entry(id).or_insert_with(|| {
             let (inbox, asks) = mpsc::unbounded_channel();
             let builder = SideInputBuilder::new(collection);
             let task = collect_side_input(id, builder, asks, reports.clone());
             tasks.spawn(report_failure(reports.clone(), task));
-            Collector { inbox }
+            SideInputCollector { inbox }
         })
     }
 }
@@ -123,15 +143,10 @@ fn size(blocks: &[Block<Bytes>]) -> u64 {
     blocks.iter().map(|block| block.bytes).sum()
 }
 
-/// The time on this machine's clock.
-fn processing_time() -> ProcessingTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
 struct Group {
     node: NodeId,
-    grain: Grain,
+    output: CollectionId,
+    plan: Arc<ExecutionPlan>,
     grouping: Grouping,
     name: String,
     workers: Arc<dyn JobBundleFactory>,
@@ -142,52 +157,104 @@ impl Group {
     async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
         let mut total = 0;
-        while let Some(Ask::Add(blocks)) = asks.recv().await {
-            total += size(&blocks);
-            let now = processing_time();
-            groups = compute(size(&blocks), move || {
-                blocks.iter().try_for_each(|block| groups.add(&block.data, now))?;
+        while let Some(ask) = asks.recv().await {
+            let bounded = self.grouping.bounded;
+            let complete = matches!(ask, Ask::Advance { watermark: EventTime::MAX, .. });
+            let bytes = if let Ask::Add { blocks, .. } = &ask { size(blocks) } else { 0 };
+            total += bytes;
+            // Windows of bounded input are merged once, when all are known.
+            if complete && bounded {
+                self.merge_windows(&mut groups).await?;
+            }
+            groups = compute(bytes, move || {
+                take_in(&mut groups, bounded, ask)?;
                 Ok(groups)
             })
             .await?;
+            if !bounded {
+                self.merge_windows(&mut groups).await?;
+            }
+            // Bounded input has no pane before all is there.
+            let panes = complete || !bounded;
+            if !self.hand_out(&mut groups, if complete { total } else { bytes }, panes).await? {
+                return Ok(());
+            }
         }
-        self.hand_out(groups, total).await
+        Ok(())
     }
 
-    async fn hand_out(self, mut groups: GroupByKey, bytes: u64) -> Result<(), Fault> {
-        if let Merging::BySdk(stage) = &self.grouping.merging {
-            let factory = self.workers.stage(stage.spec.clone());
-            let sets = groups.windows_to_merge();
-            let window_coder = &self.grouping.window_coder;
-            groups.merge_windows(merge_windows::merge(stage, factory.as_ref(), window_coder, sets).await?)?;
+    /// Has the SDK merge what only it can.
+    async fn merge_windows(&self, groups: &mut GroupByKey) -> Result<(), Fault> {
+        let Merging::BySdk(stage) = &self.grouping.merging else { return Ok(()) };
+        let sets = groups.windows_to_merge();
+        if sets.is_empty() {
+            return Ok(());
         }
-        groups.advance_watermark(EventTime::MAX)?;
-        let mut rest = groups.take_panes(self.grain);
+        let factory = self.workers.stage(stage.spec.clone());
+        let window_coder = &self.grouping.window_coder;
+        groups.merge_windows(merge_windows::merge(stage, factory.as_ref(), window_coder, sets).await?)
+    }
+
+    /// Reports the panes that have fired, and that this is all for now. False if nobody listens any more.
+    async fn hand_out(&self, groups: &mut GroupByKey, bytes: u64, panes: bool) -> Result<bool, Fault> {
+        let output = &self.plan.collections[self.output.0];
+        let mut rest = panes.then(|| groups.take_panes(output.grain));
         loop {
             let (blocks, iterator) = compute(bytes, move || {
-                let blocks = rest.by_ref().take(GROUP_BATCH).collect::<Result<Vec<_>, _>>()?;
-                Ok((blocks, rest))
+                let some = rest.as_mut().map(|rest| rest.take(GROUP_BATCH).collect::<Result<Vec<_>, _>>());
+                Ok((some.transpose()?.unwrap_or_default(), rest))
             })
             .await?;
             rest = iterator;
             let last = blocks.len() < GROUP_BATCH;
-            let blocks = blocks.into_iter().map(block).collect();
-            let event = EngineEvent::Grouped { node: self.node, blocks, last };
-            if self.reports.send(Report::Event(event)).await.is_err() || last {
-                return Ok(());
+            let done = last.then(|| Collected { hold: groups.hold(), wake: groups.next_wake() });
+            let blocks = if output.by_key || output.timed {
+                elements::cut(output, blocks)?
+            } else {
+                blocks.into_iter().map(elements::block).collect()
+            };
+            let event = EngineEvent::Collected { node: self.node, blocks, done };
+            if self.reports.send(Report::Event(event)).await.is_err() {
+                return Ok(false);
+            }
+            if last {
+                return Ok(true);
             }
         }
+    }
+}
+
+fn take_in(groups: &mut GroupByKey, bounded: bool, ask: Ask) -> Result<(), Fault> {
+    match ask {
+        // What a bundle has made is added as a whole: triggers are asked once for all of it.
+        Ask::Add { blocks, now } if !bounded => groups.add(&joined(blocks), now),
+        Ask::Add { blocks, now } => blocks.iter().try_for_each(|block| groups.add(&block.data, now)),
+        Ask::Advance { watermark, now } => {
+            groups.advance_processing_time(now)?;
+            groups.advance_watermark(watermark)
+        }
+    }
+}
+
+fn joined(mut blocks: Vec<Block<Bytes>>) -> Bytes {
+    match blocks.pop() {
+        Some(only) if blocks.is_empty() => only.data,
+        Some(last) => {
+            blocks.push(last);
+            blocks.iter().flat_map(|block| block.data.iter().copied()).collect::<Vec<u8>>().into()
+        }
+        None => Bytes::new(),
     }
 }
 
 async fn collect_side_input(
     collection: CollectionId,
     mut builder: SideInputBuilder,
-    mut asks: mpsc::UnboundedReceiver<Ask>,
+    mut asks: mpsc::UnboundedReceiver<AskSideInput>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     let mut total = 0;
-    while let Some(Ask::Add(blocks)) = asks.recv().await {
+    while let Some(AskSideInput::Add(blocks)) = asks.recv().await {
         total += size(&blocks);
         builder = compute(size(&blocks), move || {
             blocks.iter().try_for_each(|block| builder.add(&block.data))?;

@@ -6,7 +6,9 @@
 
 mod attempt;
 mod collectors;
+mod late;
 mod state;
+mod test_stream;
 mod timers;
 
 #[cfg(test)]
@@ -15,28 +17,34 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use beam_model::pipeline::MonitoringInfo;
+use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
 
 use crate::backend::Outcome;
-use crate::engine::{
-    Attempt, Block, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent, Partition, Timer,
-};
+use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
-use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
-use crate::ports::{BundleResult, Finalizer, JobBundleFactory, StageBundleFactory};
+use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
+use crate::ports::{
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
+};
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, StateStore};
-use collectors::{Collector, Collectors};
+use attempt::Content;
+use collectors::{Collector, Collectors, SideInputCollector};
+use test_stream::Player;
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
+/// How long a bundle of unbounded input runs at a stretch, if it can be split.
+const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -47,8 +55,19 @@ pub struct Execution {
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
-    /// Becomes true when the job is to be given up.
-    pub cancel: watch::Receiver<bool>,
+    /// What the user wants of the job.
+    pub wish: watch::Receiver<Wish>,
+}
+
+/// What a user can ask of a running job. Later ones win over earlier ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wish {
+    #[default]
+    GoOn,
+    /// To read no more, and end when all that has been read is done.
+    Drain,
+    /// To give up at once.
+    Cancel,
 }
 
 /// Failures made on purpose, to test that results do not depend on them.
@@ -88,14 +107,15 @@ pub async fn run(execution: Execution) -> Outcome {
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
     let engine = Engine::new(plan.clone(), slots, execution.policy);
     // All stages are named before the first worker starts, so that it can be told of all at once.
-    let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
-        Node::Stage(stage) => Some((NodeId(index), execution.workers.stage(stage.spec.clone()))),
-        Node::Impulse { .. } | Node::GroupByKey { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {
-            None
-        }
-    });
-    let stages = stages.collect();
+    let stages = StageWorkers::of(&plan, execution.workers.as_ref());
+    let mut tasks = JoinSet::new();
+    let player =
+        Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
+            tasks.spawn(play);
+            player
+        });
     let job = Job {
+        player,
         collectors: Collectors::new(reports.clone()),
         engine,
         reports,
@@ -103,7 +123,10 @@ pub async fn run(execution: Execution) -> Outcome {
         side_inputs: HashMap::new(),
         states: HashMap::new(),
         uncommitted: HashMap::new(),
-        tasks: JoinSet::new(),
+        controls: HashMap::new(),
+        wake: None,
+        granted: Wish::GoOn,
+        tasks,
         finalizers: JoinSet::new(),
         execution,
     };
@@ -117,17 +140,55 @@ struct Uncommitted {
     state: Option<Arc<BundleState>>,
 }
 
+/// The workers of one stage.
+struct StageWorkers {
+    ordinary: Arc<dyn StageBundleFactory>,
+    /// Truncates restrictions before it processes them; there if some may never end.
+    drain: Option<Arc<dyn StageBundleFactory>>,
+}
+
+impl StageWorkers {
+    fn of(plan: &ExecutionPlan, workers: &dyn JobBundleFactory) -> BTreeMap<NodeId, Self> {
+        let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
+            Node::Stage(stage) => Some((NodeId(index), stage)),
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::GroupByKey { .. }
+            | Node::Flatten { .. }
+            | Node::Redistribute { .. } => None,
+        });
+        let workers_of = |stage: &Stage| Self {
+            ordinary: workers.stage(stage.spec.clone()),
+            drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
+        };
+        stages.map(|(node, stage)| (node, workers_of(stage))).collect()
+    }
+
+    fn factory(&self, draining: bool) -> Arc<dyn StageBundleFactory> {
+        let drain = self.drain.as_ref().filter(|_| draining);
+        drain.unwrap_or(&self.ordinary).clone()
+    }
+}
+
 struct Job {
     execution: Execution,
     engine: Engine<Bytes>,
+    /// There if the pipeline has a TestStream.
+    player: Option<Player>,
     reports: mpsc::Sender<Report>,
-    stages: BTreeMap<NodeId, Arc<dyn StageBundleFactory>>,
+    stages: BTreeMap<NodeId, StageWorkers>,
     side_inputs: HashMap<CollectionId, Arc<SideInput>>,
     /// The committed user state of each stage that has some.
     states: HashMap<NodeId, Arc<StateStore>>,
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
+    /// How to ask those bundles something that read restrictions.
+    controls: HashMap<BundleId, BundleControl>,
+    /// When the engine wants to be woken.
+    wake: Option<Instant>,
+    /// The last wish that the engine has been told.
+    granted: Wish,
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
@@ -135,9 +196,9 @@ struct Job {
 
 impl Job {
     async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Outcome {
-        let impulse = block(impulse_element());
+        let impulse = elements::block(impulse_element());
         let mut next = Some(EngineEvent::Started { impulse });
-        let mut cancel = self.execution.cancel.clone();
+        let mut wish = self.execution.wish.clone();
         loop {
             if let Some(event) = next.take()
                 && let Some(outcome) = self.step(event)
@@ -146,17 +207,30 @@ impl Job {
                 self.finish_finalizers().await;
                 return outcome;
             }
+            let (wake, granted) = (self.wake, self.granted);
             next = tokio::select! {
                 report = inbox.recv() => report.map(|report| self.receive(report)),
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
-                _ = cancelled(&mut cancel) => Some(EngineEvent::CancelRequested),
+                wish = wished(&mut wish, granted) => self.grant(wish),
+                () = at(wake) => {
+                    self.wake = None;
+                    Some(EngineEvent::Woken)
+                }
             };
+        }
+    }
+
+    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<Bytes>> {
+        self.granted = wish;
+        match wish {
+            Wish::GoOn => None,
+            Wish::Drain => Some(EngineEvent::DrainRequested),
+            Wish::Cancel => Some(EngineEvent::CancelRequested),
         }
     }
 
     fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
         match report {
-            Report::Event(EngineEvent::Grouped { node, blocks, last }) => self.by_key(node, blocks, last),
             Report::Event(event) => event,
             Report::SideInput { collection, ready } => {
                 self.side_inputs.insert(collection, ready);
@@ -179,88 +253,83 @@ impl Job {
 
     /// The outcome, if the job is over.
     fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
-        for action in self.engine.step(event) {
+        for action in self.engine.step(processing_time(), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
-                EngineAction::Run { node, bundle, attempt, blocks, timers } => {
-                    self.run_bundle(node, bundle, attempt, blocks, timers)
+                EngineAction::Run { node, bundle, attempt, blocks, timers, watermark, draining } => {
+                    let content = Content { blocks, timers, watermark, draining };
+                    self.run_bundle(node, bundle, attempt, content)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
-                EngineAction::Group { node, blocks } => self.group(node, |collector| collector.add(blocks)),
-                EngineAction::Seal { node } => self.group(node, Collector::seal),
+                EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
+                EngineAction::Collect { node, blocks, now } => {
+                    self.collector(node, |collector| collector.add(blocks, now))
+                }
+                EngineAction::Advance { node, watermark, now } => {
+                    self.collector(node, |collector| collector.advance(watermark, now))
+                }
                 EngineAction::AddToSideInput { collection, blocks } => {
-                    self.side_input(collection, |collector| collector.add(blocks))
+                    self.side_input(collection, |side_input| side_input.add(blocks))
                 }
-                EngineAction::SealSideInput { collection } => self.side_input(collection, Collector::seal),
-                EngineAction::Wake { wake, after } => {
-                    let reports = self.reports.clone();
-                    self.tasks.spawn(async move {
-                        tokio::time::sleep(after).await;
-                        let _ = reports.send(Report::Event(EngineEvent::Woken { wake })).await;
-                    });
+                EngineAction::SealSideInput { collection } => {
+                    self.side_input(collection, SideInputCollector::seal)
                 }
+                EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+                EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
+                EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
             }
         }
         None
     }
 
-    /// Groups that a stage reads by key are divided by key before the engine sees them.
-    fn by_key(&self, node: NodeId, blocks: Vec<Block<Bytes>>, last: bool) -> EngineEvent<Bytes> {
-        let plan = &self.execution.plan;
-        let output = match &plan.nodes[node.0] {
-            Node::GroupByKey { output, .. } => &plan.collections[output.0],
-            Node::Impulse { .. } | Node::Stage(_) | Node::Flatten { .. } | Node::Redistribute { .. } => {
-                return EngineEvent::Grouped { node, blocks, last };
-            }
-        };
-        if !output.by_key {
-            return EngineEvent::Grouped { node, blocks, last };
-        }
-        match elements::cut(output, blocks.into_iter().map(|block| block.data).collect()) {
-            Ok(blocks) => EngineEvent::Grouped { node, blocks, last },
-            Err(fault) => EngineEvent::Failed(fault),
+    fn collector(&mut self, node: NodeId, ask: impl FnOnce(&Collector)) {
+        let plan = self.execution.plan.clone();
+        if let Some(collector) =
+            self.collectors.collector(node, &plan, &self.execution.workers, &mut self.tasks)
+        {
+            ask(collector);
         }
     }
 
-    fn group(&mut self, node: NodeId, ask: impl FnOnce(&Collector)) {
-        let plan = &self.execution.plan;
-        if let Node::GroupByKey { output, grouping, name, .. } = &plan.nodes[node.0] {
-            let workers = &self.execution.workers;
-            let grain = plan.collections[output.0].grain;
-            ask(self.collectors.grouping(node, grouping, name, grain, workers, &mut self.tasks));
+    /// Forgets the state of windows that were over before `watermark`.
+    fn expire(&mut self, node: NodeId, watermark: EventTime) {
+        if let (Node::Stage(stage), Some(store)) =
+            (&self.execution.plan.nodes[node.0], self.states.get(&node))
+            && let Some(keyed) = &stage.keyed
+        {
+            store.expire(|window| late::has_expired(keyed, window, watermark));
         }
     }
 
-    fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&Collector)) {
+    fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
         let planned = &self.execution.plan.collections[collection.0];
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
     }
 
-    fn run_bundle(
-        &mut self,
-        node: NodeId,
-        bundle: BundleId,
-        attempt: Attempt,
-        blocks: Vec<Block<Bytes>>,
-        timers: Vec<Timer>,
-    ) {
+    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
-        let Some(factory) = self.stages.get(&node).cloned() else { return };
+        let Some(factory) = self.stages.get(&node).map(|stage| stage.factory(content.draining)) else {
+            return;
+        };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
             let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
             Arc::new(self.states.entry(node).or_insert_with(store).begin())
         });
+        let (control, requests) = BundleRequests::channel();
+        if plan.streaming && stage.restriction_reader.is_some() {
+            self.checkpoint_regularly(bundle, control);
+        }
         let run = attempt::Run {
             plan: plan.clone(),
             node,
             bundle,
             attempt,
-            blocks,
-            timers,
+            content,
             state: Arc::new(state::StageState { side_inputs, user }),
             inject: self.execution.inject,
+            requests,
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
         let reports = self.reports.clone();
@@ -270,7 +339,29 @@ impl Job {
         });
     }
 
+    /// What reads restrictions may never end by itself, and nothing of it is seen before it has.
+    fn checkpoint_regularly(&mut self, bundle: BundleId, control: BundleControl) {
+        self.controls.insert(bundle, control.clone());
+        let mut watch = tokio::time::interval_at(Instant::now() + CHECKPOINT_EVERY, CHECKPOINT_EVERY);
+        self.tasks.spawn(async move {
+            while control.is_open() {
+                watch.tick().await;
+                control.split(0.0).await;
+            }
+        });
+    }
+
+    /// Has a running bundle leave undone what it can.
+    fn checkpoint(&mut self, bundle: BundleId) {
+        if let Some(control) = self.controls.get(&bundle).cloned() {
+            self.tasks.spawn(async move {
+                control.split(0.0).await;
+            });
+        }
+    }
+
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
+        self.controls.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
         let Uncommitted { infos, finalizer, state } = uncommitted;
         if let Some(state) = state {
@@ -303,16 +394,33 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
     Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
-/// A block that belongs to no key.
-fn block(data: Bytes) -> Block<Bytes> {
-    elements::block(data, Partition(0))
+/// The time on this machine's clock.
+fn processing_time() -> ProcessingTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
-/// Waits until the job is to be given up; for ever if nobody can ask for that any more.
-async fn cancelled(cancel: &mut watch::Receiver<bool>) {
-    if cancel.wait_for(|asked| *asked).await.is_err() {
+/// When this machine's clock will show `at`.
+fn instant(at: ProcessingTime) -> Instant {
+    // The clock may be set, so nobody sleeps longer than this without looking at it again.
+    const LONGEST: u64 = 10_000;
+    let millis = at.millis().saturating_sub(processing_time().millis()).max(0).unsigned_abs().min(LONGEST);
+    Instant::now() + Duration::from_millis(millis)
+}
+
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Waits until more is wished than has been granted; for ever if nobody can wish for anything any more.
+async fn wished(wish: &mut watch::Receiver<Wish>, granted: Wish) -> Wish {
+    if wish.wait_for(|wish| *wish > granted).await.is_err() {
         std::future::pending::<()>().await;
     }
+    *wish.borrow()
 }
 
 /// Metrics name transforms by their ids in the pipeline; users know them by name.

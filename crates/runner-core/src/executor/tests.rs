@@ -75,10 +75,10 @@ async fn execute_on(
     workers: Arc<dyn JobBundleFactory>,
     policy: BundlePolicy,
     inject: FaultInjection,
-    cancel: watch::Receiver<bool>,
+    wish: watch::Receiver<Wish>,
 ) -> Job {
     let progress = Arc::new(Progress::default());
-    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), cancel };
+    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
     Job { outcome, progress }
 }
@@ -89,8 +89,8 @@ async fn execute(
     inject: FaultInjection,
     work: impl Fn(&str, RemoteBundle) -> Result<BundleResult, Fault> + Send + Sync + 'static,
 ) -> Job {
-    let (_keep, cancel) = watch::channel(false);
-    execute_on(plan, Arc::new(Workers(Arc::new(work))), policy, inject, cancel).await
+    let (_keep, wish) = watch::channel(Wish::GoOn);
+    execute_on(plan, Arc::new(Workers(Arc::new(work))), policy, inject, wish).await
 }
 
 /// A `KV<bytes, varint>` in the global window.
@@ -411,18 +411,13 @@ impl StageBundleFactory for Silent {
 #[tokio::test]
 async fn cancelling_gives_up_what_runs() {
     let (asked, mut begun) = watch::channel(false);
-    let (cancel, cancelled) = watch::channel(false);
+    let (wish, wished) = watch::channel(Wish::GoOn);
     let given_up = Arc::new(AtomicBool::new(false));
     let workers = Arc::new(Silent { given_up: given_up.clone(), asked });
-    let job = tokio::spawn(execute_on(
-        one_stage(),
-        workers,
-        BundlePolicy::DEFAULT,
-        FaultInjection::None,
-        cancelled,
-    ));
+    let job =
+        tokio::spawn(execute_on(one_stage(), workers, BundlePolicy::DEFAULT, FaultInjection::None, wished));
     tokio::time::timeout(LIMIT, begun.wait_for(|begun| *begun)).await.expect("no bundle begins").unwrap();
-    cancel.send_replace(true);
+    wish.send_replace(Wish::Cancel);
     let job = job.await.unwrap();
     assert!(matches!(job.outcome, Outcome::Cancelled), "{:?}", job.outcome);
     for _ in 0..100 {

@@ -40,7 +40,7 @@ pub struct SideInputReference {
 #[derive(Clone, Debug, Default)]
 pub struct FusedPipeline {
     pub stages: Vec<ExecutableStage>,
-    /// Ids of Impulse, GroupByKey, Flatten and Redistribute transforms, producers before consumers.
+    /// Ids of Impulse, TestStream, GroupByKey, Flatten and Redistribute transforms, producers before consumers.
     pub runner_transforms: Vec<String>,
 }
 
@@ -79,6 +79,7 @@ impl<'a> GreedyPipelineFuser<'a> {
                 Ok(())
             }
             PrimitiveKind::Impulse
+            | PrimitiveKind::TestStream
             | PrimitiveKind::GroupByKey
             | PrimitiveKind::Redistribute
             | PrimitiveKind::CombinePerKey => {

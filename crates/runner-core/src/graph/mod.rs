@@ -7,6 +7,7 @@
 mod coders;
 mod primitive;
 mod supported;
+mod test_stream;
 #[cfg(test)]
 mod tests;
 mod validate;
@@ -19,6 +20,7 @@ use petgraph::graph::{DiGraph, NodeIndex};
 
 pub use primitive::{PrimitiveKind, kind_of, main_input, pardo_payload, side_inputs};
 pub use supported::unsupported;
+pub use test_stream::{test_stream_payload, test_stream_url};
 
 use crate::backend::Refusal;
 use crate::fault::Fault;

@@ -12,6 +12,7 @@ use prost::Message;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PrimitiveKind {
     Impulse,
+    TestStream,
     Flatten,
     GroupByKey,
     /// Reshuffle and both Redistributes: elements pass unchanged, fusion stops.
@@ -31,6 +32,7 @@ const PYTHON_IDENTITY: &str = "beam:dofn:identity:0.1";
 pub fn kind_of(urn: &str) -> Option<PrimitiveKind> {
     Some(match urn {
         primitives::IMPULSE => PrimitiveKind::Impulse,
+        primitives::TEST_STREAM => PrimitiveKind::TestStream,
         primitives::FLATTEN => PrimitiveKind::Flatten,
         primitives::GROUP_BY_KEY => PrimitiveKind::GroupByKey,
         composites::RESHUFFLE | composites::REDISTRIBUTE_BY_KEY | composites::REDISTRIBUTE_ARBITRARILY => {

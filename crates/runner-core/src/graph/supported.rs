@@ -1,6 +1,6 @@
 //! What the native engine cannot run yet, by transform.
 
-use beam_model::pipeline::{PTransform, ParDoPayload, is_bounded, merge_status};
+use beam_model::pipeline::{PTransform, ParDoPayload, merge_status};
 use beam_model::urns::standard_coders;
 
 use super::QueryablePipeline;
@@ -11,9 +11,18 @@ use crate::plan::{Firing, Unfit, is_keyed};
 /// Names each primitive that asks for what the native engine has not got.
 pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
     let mut refusal = Refusal::default();
+    let mut test_streams = 0;
     for id in pipeline.primitives() {
         let Ok(transform) = pipeline.transform(id) else { continue };
         let name = pipeline.name(id);
+        if primitive::kind_of(primitive::urn(transform)) == Some(PrimitiveKind::TestStream) {
+            test_streams += 1;
+            if test_streams > 1 {
+                let why =
+                    "is a second TestStream, and each would set the clock; one with several outputs runs";
+                refusal.unsupported(&name, why);
+            }
+        }
         if let Ok(Some(payload)) = primitive::pardo_payload(transform) {
             pardo(pipeline, &name, transform, &payload, &mut refusal);
         }
@@ -25,20 +34,6 @@ pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
             for input in transform.inputs.values() {
                 grouping(pipeline, &name, input, &mut refusal);
             }
-        }
-        let unbounded = |id: &&String| {
-            pipeline
-                .components
-                .pcollections
-                .get(*id)
-                .is_some_and(|p| p.is_bounded == is_bounded::Enum::Unbounded as i32)
-        };
-        let reads_unbounded = transform.inputs.values().any(|id| unbounded(&id));
-        if let Some(output) = transform.outputs.values().find(unbounded).filter(|_| !reads_unbounded) {
-            refusal.unsupported(
-                &name,
-                format!("makes the unbounded PCollection {output}; only bounded ones run"),
-            );
         }
     }
     refusal

@@ -1,5 +1,7 @@
 //! Bad pipelines: each is refused, with its culprit named, and none panics.
 
+mod test_stream;
+
 use std::collections::BTreeMap;
 
 use beam_model::pipeline::{

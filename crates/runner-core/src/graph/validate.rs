@@ -8,7 +8,7 @@ use prost::Message;
 
 use super::coders::{CoderFault, CoderFaults};
 use super::primitive::{self, PrimitiveKind};
-use super::{distinct, user_name};
+use super::{distinct, test_stream, user_name};
 use crate::backend::Refusal;
 use crate::plan::access_pattern;
 
@@ -192,6 +192,7 @@ impl Check<'_> {
             }
             Some(PrimitiveKind::Redistribute) => self.one_in_one_out(id, transform, refusal),
             Some(PrimitiveKind::Impulse | PrimitiveKind::Flatten) => self.one_output(id, transform, refusal),
+            Some(PrimitiveKind::TestStream) => self.test_stream(id, transform, refusal),
             None => {}
         }
     }
@@ -285,6 +286,26 @@ impl Check<'_> {
         }
     }
 
+    fn test_stream(&mut self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
+        for fault in test_stream::shape_faults(self.components, transform) {
+            refusal.invalid(self.name(id), fault);
+        }
+        match test_stream::test_stream_payload(transform) {
+            Err(error) => {
+                refusal.invalid(self.name(id), format!("its TestStreamPayload cannot be read: {error}"))
+            }
+            Ok(payload) => {
+                let before = refusal.invalid.len();
+                self.coder(id, "its elements need", &payload.coder_id, refusal);
+                if refusal.invalid.len() == before {
+                    for fault in test_stream::event_faults(self.components, transform, &payload) {
+                        refusal.invalid(self.name(id), fault);
+                    }
+                }
+            }
+        }
+    }
+
     fn one_in_one_out(&self, id: &str, transform: &PTransform, refusal: &mut Refusal) {
         if transform.inputs.len() != 1 {
             refusal.invalid(self.name(id), format!("has {} inputs, and wants one", transform.inputs.len()));
@@ -314,6 +335,7 @@ impl Check<'_> {
             Some(PrimitiveKind::GroupByKey) => self.grouped_output(id, transform, refusal),
             Some(
                 PrimitiveKind::Impulse
+                | PrimitiveKind::TestStream
                 | PrimitiveKind::Flatten
                 | PrimitiveKind::Redistribute
                 | PrimitiveKind::Sdk,

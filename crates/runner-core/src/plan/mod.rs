@@ -6,7 +6,9 @@
 
 mod coders;
 mod descriptor;
+mod drain;
 mod keyed;
+mod test_stream;
 #[cfg(test)]
 pub(crate) mod testing;
 mod text;
@@ -14,22 +16,27 @@ mod trigger;
 mod windows;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::sync::Arc;
 
 use beam_model::coders::Coder;
-use beam_model::pipeline::Components;
+use beam_model::pipeline::{Components, is_bounded};
 use beam_model::urns::standard_side_input_types;
 
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
+pub(crate) use test_stream::TestStreamElements;
+pub use test_stream::{
+    BadTestStreamElement, BadTestStreamEvent, TestStream, TestStreamEvent, TestStreamReader, TestStreamSource,
+};
 pub use text::{PlanError, plan_dot, plan_text};
 pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
 };
-pub use windows::{Grouping, MergeStage, Merging, OutputTime};
+pub use windows::{Grouping, MapStage, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;
 use crate::fusion::{ExecutableStage, FusedPipeline};
-use crate::graph::{PrimitiveKind, QueryablePipeline};
+use crate::graph::{PrimitiveKind, QueryablePipeline, kind_of, test_stream_payload, test_stream_url};
 use crate::ports::StageSpec;
 use coders::WireCoders;
 
@@ -53,6 +60,8 @@ pub struct ExecutionPlan {
     pub nodes: Vec<Node>,
     /// Ids of the environments that stages run in.
     pub environments: Vec<String>,
+    /// Whether some input is unbounded: then watermarks are followed, and nothing waits for all of its input.
+    pub streaming: bool,
     /// What the user calls each transform that may be named in metrics, logs and errors.
     pub transform_names: BTreeMap<String, String>,
 }
@@ -68,6 +77,8 @@ pub struct Collection {
     pub grain: Grain,
     /// Whether a stage reads it by key: then no block holds keys of two partitions.
     pub by_key: bool,
+    /// Whether its blocks say the event time of their earliest element.
+    pub timed: bool,
     /// How it is read as a side input; empty if it is not.
     pub side_input_patterns: Vec<AccessPattern>,
 }
@@ -94,6 +105,7 @@ pub enum Node {
     Impulse {
         output: CollectionId,
     },
+    TestStream(Box<TestStream>),
     Stage(Box<Stage>),
     GroupByKey {
         input: CollectionId,
@@ -127,6 +139,11 @@ pub struct Stage {
     pub side_inputs: Vec<StageSideInput>,
     /// What reads the input if residuals may come back to it: the transform that processes restrictions.
     pub restriction_reader: Option<String>,
+    /// The same stage, but restrictions are truncated before they are processed
+    /// (`beam:transform:sdf_truncate_sized_restrictions:v1`), so that what would never end does. There if the
+    /// stage processes restrictions without end. What its bundles leave undone has been truncated and is for
+    /// `spec`: truncated time and again, it might never end. Elements that they never began have not.
+    pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
 }
@@ -138,6 +155,8 @@ pub struct StageSideInput {
     pub tag: String,
     pub collection: CollectionId,
     pub pattern: AccessPattern,
+    /// Says into which of its windows an element looks. `None`: it is in the global window.
+    pub map_windows: Option<Arc<MapStage>>,
 }
 
 impl Node {
@@ -147,6 +166,7 @@ impl Node {
             | Node::GroupByKey { output, .. }
             | Node::Flatten { output, .. }
             | Node::Redistribute { output, .. } => vec![*output],
+            Node::TestStream(stream) => stream.outputs.values().copied().collect(),
             Node::Stage(stage) => stage.sinks.values().copied().collect(),
         }
     }
@@ -154,7 +174,7 @@ impl Node {
     /// Main inputs; a Flatten may read one collection several times.
     pub fn inputs(&self) -> Vec<CollectionId> {
         match self {
-            Node::Impulse { .. } => Vec::new(),
+            Node::Impulse { .. } | Node::TestStream(_) => Vec::new(),
             Node::Stage(stage) => vec![stage.input],
             Node::GroupByKey { input, .. } | Node::Redistribute { input, .. } => vec![*input],
             Node::Flatten { inputs, .. } => inputs.clone(),
@@ -179,13 +199,16 @@ pub fn plan(
     fused: &FusedPipeline,
     grain: PlanGrain,
 ) -> Result<ExecutionPlan, Fault> {
+    let streaming = is_streaming(&pipeline.components);
     let mut planner = Planner {
         pipeline,
+        streaming,
         wire: WireCoders::new(&pipeline.components.coders),
         grain,
         collections: Vec::new(),
         by_id: HashMap::new(),
         environments: Vec::new(),
+        transform_names: names(&pipeline.components),
     };
     let mut nodes = Vec::new();
     for id in &fused.runner_transforms {
@@ -194,20 +217,21 @@ pub fn plan(
     for (index, stage) in fused.stages.iter().enumerate() {
         nodes.push(planner.stage(index, stage)?);
     }
-    let transform_names = names(&pipeline.components);
-    let Planner { mut collections, environments, .. } = planner;
+    let Planner { mut collections, environments, transform_names, .. } = planner;
     let nodes = in_order(nodes, collections.len());
     cut_before_handing_on(&nodes, &mut collections);
-    Ok(ExecutionPlan { nodes, collections, environments, transform_names })
+    Ok(ExecutionPlan { nodes, collections, environments, streaming, transform_names })
 }
 
 struct Planner<'a> {
     pipeline: &'a QueryablePipeline,
+    streaming: bool,
     wire: WireCoders,
     grain: PlanGrain,
     collections: Vec<Collection>,
     by_id: HashMap<String, CollectionId>,
     environments: Vec<String>,
+    transform_names: BTreeMap<String, String>,
 }
 
 impl Planner<'_> {
@@ -224,6 +248,7 @@ impl Planner<'_> {
             window_coder: Arc::new(self.wire.resolve(&window)?),
             grain: if self.grain == PlanGrain::Element { Grain::Element } else { Grain::Block },
             by_key: false,
+            timed: self.streaming,
             side_input_patterns: Vec::new(),
         };
         self.collections.push(collection);
@@ -239,6 +264,9 @@ impl Planner<'_> {
     }
 
     fn runner_transform(&mut self, id: &str) -> Result<Node, Fault> {
+        if self.pipeline.kind(id)? == PrimitiveKind::TestStream {
+            return self.test_stream(id);
+        }
         let transform = self.pipeline.transform(id)?.clone();
         let output = transform.outputs.values().next();
         let output = output.ok_or_else(|| Fault::runner(format!("transform {id} makes nothing")))?;
@@ -262,10 +290,31 @@ impl Planner<'_> {
                 let name = self.pipeline.name(id);
                 Node::GroupByKey { input: first()?, output, grouping: Box::new(grouping), name }
             }
-            PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => {
+            PrimitiveKind::TestStream | PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => {
                 return Err(Fault::runner(format!("transform {id} is not the runner's to execute")));
             }
         })
+    }
+
+    fn test_stream(&mut self, id: &str) -> Result<Node, Fault> {
+        let transform = self.pipeline.transform(id)?;
+        let name = self.pipeline.name(id);
+        let fault = |reason: &dyn fmt::Display| Fault::runner(format!("{name}: {reason}"));
+        let payload = test_stream_payload(transform).map_err(|error| fault(&error))?;
+        let elements = TestStreamElements::of(&payload.coder_id, &self.pipeline.components.coders);
+        let mut outputs = BTreeMap::new();
+        for (tag, output) in &transform.outputs {
+            outputs.insert(tag.clone(), self.collection(output)?);
+        }
+        let events = match test_stream_url(&payload) {
+            Some(url) => TestStreamSource::Endpoint(url.to_owned()),
+            None => {
+                let mut reader = TestStreamReader::new(outputs.clone(), elements.clone());
+                let events = payload.events.iter().map(|event| reader.read(event));
+                TestStreamSource::Listed(events.collect::<Result<_, _>>().map_err(|bad| fault(&bad))?)
+            }
+        };
+        Ok(Node::TestStream(Box::new(TestStream { name, outputs, events, elements })))
     }
 
     fn environment(&mut self, id: &str) -> EnvironmentIndex {
@@ -276,19 +325,7 @@ impl Planner<'_> {
         }))
     }
 
-    fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
-        let input = self.collection(&stage.input)?;
-        let restriction_reader = descriptor::restriction_reader(self.pipeline, stage);
-        if restriction_reader.is_some() {
-            self.cut_between_elements(input);
-        }
-        let keyed = keyed::keyed_stage(self.pipeline, &mut self.wire, stage)?;
-        if let Some(collection) = self.collections.get_mut(input.0).filter(|_| keyed.is_some()) {
-            collection.by_key = true;
-            if self.grain == PlanGrain::Key {
-                collection.grain = Grain::Element;
-            }
-        }
+    fn side_inputs(&mut self, stage: &ExecutableStage) -> Result<Vec<StageSideInput>, Fault> {
         let mut side_inputs = Vec::new();
         for side in &stage.side_inputs {
             let pattern = access_pattern(&side.access_pattern).ok_or_else(|| {
@@ -301,18 +338,44 @@ impl Planner<'_> {
             {
                 known.side_input_patterns.push(pattern);
             }
+            let map_windows = windows::map_stage(self.pipeline, &mut self.wire, &side.transform, &side.tag)?;
             side_inputs.push(StageSideInput {
                 transform: side.transform.clone(),
                 tag: side.tag.clone(),
                 collection,
                 pattern,
+                map_windows: map_windows.map(Arc::new),
             });
         }
+        Ok(side_inputs)
+    }
+
+    fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
+        let input = self.collection(&stage.input)?;
+        let restriction_reader = descriptor::restriction_reader(self.pipeline, stage);
+        if restriction_reader.is_some() {
+            self.cut_between_elements(input);
+        }
+        let keyed = keyed::keyed_stage(self.pipeline, &mut self.wire, stage)?;
+        if let Some(collection) = self.collections.get_mut(input.0).filter(|_| keyed.is_some()) {
+            collection.by_key = true;
+            let one_by_one = keyed.as_ref().is_some_and(|keyed| keyed.time_sorted) && self.streaming;
+            if self.grain == PlanGrain::Key || one_by_one {
+                collection.grain = Grain::Element;
+            }
+        }
+        let mut side_inputs = self.side_inputs(stage)?;
         let environment = self.environment(&stage.environment_id);
         let built = descriptor::build(self.pipeline, &mut self.wire, index, stage)?;
         let mut sinks = HashMap::new();
         for (sink, pcollection) in built.sinks {
             sinks.insert(sink, self.collection(&pcollection)?);
+        }
+        let process = restriction_reader.as_deref();
+        let drain = process.and_then(|it| drain::drain(self.pipeline, &built.spec, &stage.input, it));
+        if let Some(drain) = &drain {
+            side_inputs.extend(drain.side_inputs(&side_inputs));
+            self.transform_names.insert(drain.truncate.clone(), drain.name.clone());
         }
         Ok(Node::Stage(Box::new(Stage {
             spec: Arc::new(built.spec),
@@ -323,6 +386,7 @@ impl Planner<'_> {
             sinks,
             side_inputs,
             restriction_reader,
+            drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
         })))
     }
@@ -381,9 +445,19 @@ fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
                     }
                 }
             }
-            Node::Impulse { .. } | Node::Stage(_) | Node::GroupByKey { .. } => {}
+            Node::Impulse { .. } | Node::TestStream(_) | Node::Stage(_) | Node::GroupByKey { .. } => {}
         }
     }
+}
+
+/// Whether some PCollection is unbounded, or made by a TestStream, which says itself when what arrives.
+fn is_streaming(components: &Components) -> bool {
+    let unbounded = is_bounded::Enum::Unbounded;
+    let mut pcollections = components.pcollections.values();
+    pcollections.any(|pcollection| pcollection.is_bounded() == unbounded)
+        || components.transforms.values().any(|transform| {
+            transform.spec.as_ref().is_some_and(|spec| kind_of(&spec.urn) == Some(PrimitiveKind::TestStream))
+        })
 }
 
 /// The names that the user, or a rewrite after the user's, has given.

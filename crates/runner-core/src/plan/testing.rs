@@ -24,6 +24,7 @@ impl PlanBuilder {
             collections: Vec::new(),
             nodes: Vec::new(),
             environments: vec!["env".to_owned()],
+            streaming: false,
             transform_names: BTreeMap::new(),
         };
         Self { plan }
@@ -41,6 +42,7 @@ impl PlanBuilder {
             window_coder: Arc::new(Coder::GlobalWindow),
             grain: Grain::Block,
             by_key: false,
+            timed: false,
             side_input_patterns: Vec::new(),
         });
         id
@@ -66,6 +68,7 @@ impl PlanBuilder {
             tag: format!("side{n}"),
             collection: *collection,
             pattern: AccessPattern::Iterable,
+            map_windows: None,
         });
         let side_inputs: Vec<_> = side_inputs.collect();
         for side in &side_inputs {
@@ -90,6 +93,7 @@ impl PlanBuilder {
                 .collect::<HashMap<_, _>>(),
             side_inputs,
             restriction_reader: None,
+            drain: None,
             keyed: None,
         })));
         made

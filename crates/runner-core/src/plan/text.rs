@@ -4,7 +4,10 @@ use std::fmt::Write as _;
 
 use beam_model::coders::Coder;
 
-use super::{Collection, CollectionId, ExecutionPlan, Grain, Grouping, Merging, Node, OutputTime};
+use super::{
+    Collection, CollectionId, ExecutionPlan, Grain, Grouping, Merging, Node, OutputTime, TestStreamEvent,
+    TestStreamSource,
+};
 use crate::backend::Refusal;
 use crate::fault::Fault;
 
@@ -12,6 +15,7 @@ use crate::fault::Fault;
 fn title(node: &Node) -> (&'static str, &str) {
     match node {
         Node::Impulse { .. } => ("impulse", ""),
+        Node::TestStream(stream) => ("test stream", &stream.name),
         Node::Stage(stage) => ("stage", stage.spec.name.strip_prefix("stage ").unwrap_or(&stage.spec.name)),
         Node::GroupByKey { name, .. } => ("group by key", name),
         Node::Flatten { .. } => ("flatten", ""),
@@ -66,7 +70,26 @@ fn details(text: &mut String, plan: &ExecutionPlan, node: &Node) {
         Node::GroupByKey { grouping, .. } => {
             let _ = writeln!(text, "  groups {}", grouping_text(grouping));
         }
+        Node::TestStream(stream) => {
+            let _ = writeln!(text, "  plays  {}", events_text(&stream.events));
+            for (tag, output) in stream.outputs.iter().filter(|_| stream.outputs.len() > 1) {
+                let _ = writeln!(text, "  tags   {} as {tag}", name_of(plan, *output));
+            }
+        }
         Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {}
+    }
+}
+
+fn events_text(source: &TestStreamSource) -> String {
+    match source {
+        TestStreamSource::Endpoint(url) => format!("the events of {url}"),
+        TestStreamSource::Listed(events) => {
+            let elements = events.iter().map(|event| match event {
+                TestStreamEvent::Elements { elements, .. } => elements.len(),
+                TestStreamEvent::Watermark { .. } | TestStreamEvent::ProcessingTime { .. } => 0,
+            });
+            format!("{} events with {} elements", events.len(), elements.sum::<usize>())
+        }
     }
 }
 

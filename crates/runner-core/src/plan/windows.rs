@@ -18,9 +18,9 @@ use prost::Message;
 
 use super::coders::WireCoders;
 use super::descriptor::{one, port_transform};
-use super::trigger::Firing;
+use super::trigger::{ClosingBehavior, Firing};
 use crate::fault::Fault;
-use crate::graph::QueryablePipeline;
+use crate::graph::{QueryablePipeline, main_input, side_inputs};
 use crate::ports::StageSpec;
 
 /// How elements are grouped by key and window.
@@ -64,6 +64,15 @@ pub struct MergeStage {
     pub source: String,
 }
 
+/// A stage that maps windows of a transform's main input to those of a side input of it: it reads
+/// `KV<nonce, window>` and writes `KV<nonce, window of the side input>`.
+#[derive(Clone, Debug)]
+pub struct MapStage {
+    pub spec: Arc<StageSpec>,
+    pub source: String,
+    pub side_window_coder: Coder,
+}
+
 pub(super) fn grouping(
     pipeline: &QueryablePipeline,
     wire: &mut WireCoders,
@@ -97,8 +106,13 @@ pub(super) fn grouping(
         | merge_status::Enum::NonMerging
         | merge_status::Enum::AlreadyMerged => Merging::Never,
     };
-    let firing = Firing::of(&strategy)
+    let mut firing = Firing::of(&strategy)
         .map_err(|unfit| Fault::runner(format!("{}: {unfit}", pipeline.name(transform))))?;
+    if is_pythons(pipeline, &strategy) {
+        // Its users cannot choose, and it writes EMIT_ALWAYS for want of a choice: its own runners close a
+        // window without a word if nothing has come since the last pane, which is Beam's default.
+        firing.closing_behavior = ClosingBehavior::EmitIfNonempty;
+    }
     Ok(Grouping {
         key_coder: *key_coder,
         value_coder: *value_coder,
@@ -108,6 +122,15 @@ pub(super) fn grouping(
         firing,
         bounded: pipeline.pcollection(input)?.is_bounded() != is_bounded::Enum::Unbounded,
     })
+}
+
+/// Whether a strategy was written by the Python SDK.
+fn is_pythons(pipeline: &QueryablePipeline, strategy: &WindowingStrategy) -> bool {
+    const PYTHON: &str = "beam:version:sdk_base:apache/beam_python";
+    let environments = &pipeline.components.environments;
+    let own = environments.get(&strategy.environment_id);
+    let mut all = own.into_iter().chain(environments.values().filter(|_| own.is_none()));
+    all.any(|environment| environment.capabilities.iter().any(|capability| capability.starts_with(PYTHON)))
 }
 
 fn merge_stage(
@@ -126,54 +149,127 @@ fn merge_stage(
         .ok_or_else(|| Fault::runner(format!("{name}: no environment can merge its windows")))?
         .clone();
 
-    let global = wire.add_standard("merge_global_window", coder_urns::GLOBAL_WINDOW, &[]);
-    let bytes = wire.add_standard("merge_nonce", coder_urns::BYTES, &[]);
     let all = wire.add_standard(&format!("{window}_iterable"), coder_urns::ITERABLE, &[window]);
-    let input = wire.add_standard(&format!("{window}_to_merge"), coder_urns::KV, &[&bytes, &all]);
     let merged = wire.add_standard(&format!("{window}_merged"), coder_urns::KV, &[window, &all]);
     let merged = wire.add_standard(&format!("{window}_all_merged"), coder_urns::ITERABLE, &[&merged]);
     let result = wire.add_standard(&format!("{window}_merge_result"), coder_urns::KV, &[&all, &merged]);
-    let output = wire.add_standard(&format!("{window}_merge_output"), coder_urns::KV, &[&bytes, &result]);
-
-    let port = |wire: &mut WireCoders, urn, coder: &str| port_transform(urn, wire.windowed(coder, &global));
-    let read = PTransform { outputs: one("out", "in"), ..port(wire, runner::DATA_SOURCE, &input) };
-    let write = PTransform { inputs: one("in", "out"), ..port(wire, runner::DATA_SINK, &output) };
-    let payload = as_worker_reads_it(strategy.window_fn.clone().unwrap_or_default()).encode_to_vec().into();
-    let merge = PTransform {
-        unique_name: format!("{name}/MergeWindows"),
-        spec: Some(FunctionSpec { urn: primitives::MERGE_WINDOWS.to_owned(), payload }),
-        inputs: one("in", "in"),
-        outputs: one("out", "out"),
-        environment_id: environment_id.clone(),
-        ..Default::default()
-    };
-    let pcollection = |id: &str, coder_id: String| PCollection {
-        unique_name: id.to_owned(),
-        coder_id,
-        windowing_strategy_id: "merge_global".to_owned(),
-        ..Default::default()
-    };
-    let source = "fn/read/windows".to_owned();
-    let descriptor = ProcessBundleDescriptor {
+    let function = WindowFunction {
         id: format!("merge-windows-{transform}"),
-        transforms: BTreeMap::from([
-            (source.clone(), read),
-            ("merge".to_owned(), merge),
-            ("fn/write/windows".to_owned(), write),
-        ]),
-        pcollections: BTreeMap::from([
-            ("in".to_owned(), pcollection("in", input)),
-            ("out".to_owned(), pcollection("out", output)),
-        ]),
-        windowing_strategies: BTreeMap::from([("merge_global".to_owned(), global_strategy(&global))]),
-        coders: wire.all().clone(),
-        environments: environments.clone(),
-        ..Default::default()
+        stage_name: format!("merging of windows for {name}"),
+        name: format!("{name}/MergeWindows"),
+        environment_id,
+        urn: primitives::MERGE_WINDOWS,
+        function: as_worker_reads_it(strategy.window_fn.clone().unwrap_or_default()),
+        input: all,
+        output: result,
     };
-    let environment = environments.get(&environment_id).cloned().unwrap_or_default();
-    let spec =
-        StageSpec { name: format!("merging of windows for {name}"), environment_id, environment, descriptor };
+    let (spec, source) = function.stage(pipeline, wire);
     Ok(MergeStage { spec: Arc::new(spec), source })
+}
+
+/// The stage that maps windows for one side input of a transform, by `SideInput.window_mapping_fn`. `None`:
+/// the side input is in the global window, which is then that of every element.
+pub(super) fn map_stage(
+    pipeline: &QueryablePipeline,
+    wire: &mut WireCoders,
+    transform: &str,
+    tag: &str,
+) -> Result<Option<MapStage>, Fault> {
+    let name = pipeline.name(transform);
+    let reader = pipeline.transform(transform)?;
+    let no_input = |which: &str| Fault::runner(format!("{name} has no {which}"));
+    let (_, main) = main_input(reader).ok_or_else(|| no_input("main input"))?;
+    let mut specs = side_inputs(reader);
+    let (Some(side), Some(spec)) = (reader.inputs.get(tag), specs.remove(tag)) else {
+        return Err(no_input(&format!("side input {tag:?}")));
+    };
+    let strategy = pipeline.windowing_strategy(side)?;
+    if strategy.window_fn.as_ref().is_some_and(|it| it.urn == global_windows_payload::PROPERTIES) {
+        return Ok(None);
+    }
+    let side_window = wire.wire(&strategy.window_coder_id)?;
+    let function = WindowFunction {
+        id: format!("map-windows-{transform}-{tag}"),
+        stage_name: format!("mapping of windows for side input {tag} of {name}"),
+        name: format!("{name}/MapWindows({tag})"),
+        environment_id: pipeline.environment_id(transform)?,
+        urn: primitives::MAP_WINDOWS,
+        function: spec.window_mapping_fn.unwrap_or_default(),
+        input: wire.wire(&pipeline.windowing_strategy(main)?.window_coder_id)?,
+        output: side_window.clone(),
+    };
+    let (spec, source) = function.stage(pipeline, wire);
+    let side_window_coder = wire.resolve(&side_window)?;
+    Ok(Some(MapStage { spec: Arc::new(spec), source, side_window_coder }))
+}
+
+/// A transform that computes on windows alone, whatever their elements.
+struct WindowFunction {
+    /// Of the descriptor.
+    id: String,
+    stage_name: String,
+    name: String,
+    environment_id: String,
+    urn: &'static str,
+    function: FunctionSpec,
+    /// Wire coders. Both sides have a nonce besides, by which an answer is known.
+    input: String,
+    output: String,
+}
+
+impl WindowFunction {
+    /// The function between a data source and a data sink; and the source's id.
+    fn stage(self, pipeline: &QueryablePipeline, wire: &mut WireCoders) -> (StageSpec, String) {
+        let global = wire.add_standard("windows_global_window", coder_urns::GLOBAL_WINDOW, &[]);
+        let nonce = wire.add_standard("windows_nonce", coder_urns::BYTES, &[]);
+        let input =
+            wire.add_standard(&format!("{}_asked", self.input), coder_urns::KV, &[&nonce, &self.input]);
+        let output =
+            wire.add_standard(&format!("{}_answered", self.output), coder_urns::KV, &[&nonce, &self.output]);
+        let mut port = |urn, coder: &str| port_transform(urn, wire.windowed(coder, &global));
+        let read = PTransform { outputs: one("out", "in"), ..port(runner::DATA_SOURCE, &input) };
+        let write = PTransform { inputs: one("in", "out"), ..port(runner::DATA_SINK, &output) };
+        let payload = self.function.encode_to_vec().into();
+        let compute = PTransform {
+            unique_name: self.name,
+            spec: Some(FunctionSpec { urn: self.urn.to_owned(), payload }),
+            inputs: one("in", "in"),
+            outputs: one("out", "out"),
+            environment_id: self.environment_id.clone(),
+            ..Default::default()
+        };
+        let pcollection = |id: &str, coder_id: String| PCollection {
+            unique_name: id.to_owned(),
+            coder_id,
+            windowing_strategy_id: "windows_global".to_owned(),
+            ..Default::default()
+        };
+        let source = "fn/read/windows".to_owned();
+        let descriptor = ProcessBundleDescriptor {
+            id: self.id,
+            transforms: BTreeMap::from([
+                (source.clone(), read),
+                ("compute".to_owned(), compute),
+                ("fn/write/windows".to_owned(), write),
+            ]),
+            pcollections: BTreeMap::from([
+                ("in".to_owned(), pcollection("in", input)),
+                ("out".to_owned(), pcollection("out", output)),
+            ]),
+            windowing_strategies: BTreeMap::from([("windows_global".to_owned(), global_strategy(&global))]),
+            coders: wire.all().clone(),
+            environments: pipeline.components.environments.clone(),
+            ..Default::default()
+        };
+        let environment = pipeline.components.environments.get(&self.environment_id);
+        let spec = StageSpec {
+            name: self.stage_name,
+            environment: environment.cloned().unwrap_or_default(),
+            environment_id: self.environment_id,
+            descriptor,
+        };
+        (spec, source)
+    }
 }
 
 /// The Python SDK writes its pickled window functions within a `BytesValue`, but its workers unpickle the
@@ -207,5 +303,86 @@ fn global_strategy(window_coder_id: &str) -> WindowingStrategy {
         on_time_behavior: on_time_behavior::Enum::FireAlways as i32,
         assigns_to_one_window: true,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use beam_model::pipeline::Pipeline;
+
+    use super::*;
+    use crate::fusion::fuse;
+    use crate::plan::{ExecutionPlan, Node, PlanGrain, StageSideInput, plan};
+
+    /// The plan of a pipeline whose splittable ParDo has a side input in windows of this function.
+    fn planned(window_fn: &str) -> ExecutionPlan {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/sdf_side_input.pb");
+        let mut pipeline = Pipeline::decode(std::fs::read(path).unwrap().as_slice()).unwrap();
+        let components = pipeline.components.as_mut().unwrap();
+        let sdf =
+            components.transforms.values().find(|transform| transform.unique_name == "CountTo").unwrap();
+        let side = sdf.inputs["python_side_input0"].clone();
+        let urn = window_fn.to_owned();
+        let strategy = WindowingStrategy {
+            window_fn: Some(FunctionSpec { urn, payload: Bytes::new() }),
+            window_coder_id: "sides".to_owned(),
+            ..global_strategy("sides")
+        };
+        components.windowing_strategies.insert("sides".to_owned(), strategy);
+        let spec = FunctionSpec { urn: coder_urns::INTERVAL_WINDOW.to_owned(), payload: Bytes::new() };
+        let coder = beam_model::pipeline::Coder { spec: Some(spec), ..Default::default() };
+        components.coders.insert("sides".to_owned(), coder);
+        components.pcollections.get_mut(&side).unwrap().windowing_strategy_id = "sides".to_owned();
+        let mut graph = QueryablePipeline::new(&pipeline).unwrap();
+        crate::rewrite::rewrite(&mut graph).unwrap();
+        plan(&graph, &fuse(&graph).unwrap(), PlanGrain::Default).unwrap()
+    }
+
+    fn side_inputs(plan: &ExecutionPlan) -> Vec<&StageSideInput> {
+        let stages = plan.nodes.iter().filter_map(|node| match node {
+            Node::Stage(stage) => Some(&stage.side_inputs),
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::GroupByKey { .. }
+            | Node::Flatten { .. }
+            | Node::Redistribute { .. } => None,
+        });
+        stages.flatten().collect()
+    }
+
+    #[test]
+    fn the_sdk_maps_windows_to_those_of_a_side_input() {
+        let plan = planned("beam:window_fn:fixed_windows:v1");
+        let sides = side_inputs(&plan);
+        assert_eq!(sides.len(), 3, "of each part of the splittable ParDo");
+        let mut ids = Vec::new();
+        for side in sides {
+            let stage = side.map_windows.as_ref().unwrap();
+            assert_eq!(stage.side_window_coder, Coder::IntervalWindow);
+            let descriptor = &stage.spec.descriptor;
+            ids.push(&descriptor.id);
+            let spec = descriptor.transforms["compute"].spec.as_ref().unwrap();
+            assert_eq!(spec.urn, primitives::MAP_WINDOWS);
+            let function = FunctionSpec::decode(spec.payload.clone()).unwrap();
+            assert_eq!(function.urn, "beam:window_mapping_fn:pickled_python:v1");
+            let coder = |id: &str| {
+                let coder = &descriptor.pcollections[id].coder_id;
+                Coder::from_proto(coder, &descriptor.coders).unwrap()
+            };
+            let with_nonce = |window| Coder::Kv(Box::new(Coder::Bytes), Box::new(window));
+            assert_eq!(coder("in"), with_nonce(Coder::GlobalWindow));
+            assert_eq!(coder("out"), with_nonce(Coder::IntervalWindow));
+        }
+        ids.sort();
+        ids.dedup();
+        assert_eq!(ids.len(), 3, "descriptors are known by their ids");
+    }
+
+    #[test]
+    fn windows_of_a_global_side_input_need_no_mapping() {
+        let plan = planned(global_windows_payload::PROPERTIES);
+        assert!(side_inputs(&plan).iter().all(|side| side.map_windows.is_none()));
     }
 }

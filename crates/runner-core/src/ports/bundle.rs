@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use beam_model::fn_execution::ProcessBundleDescriptor;
-use beam_model::pipeline::{Environment, MonitoringInfo};
+use beam_model::pipeline::{Environment, MonitoringInfo, test_stream_payload};
 use beam_model::time::EventTime;
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use super::StateHandler;
+use super::{BundleRequests, BundleSplit, StateHandler};
 use crate::fault::Fault;
 
 /// An executable stage as a worker is told of it.
@@ -26,7 +27,11 @@ pub struct StageSpec {
     pub descriptor: ProcessBundleDescriptor,
 }
 
-/// The workers of one job.
+/// The events of a TestStream as they are told, in their order. When the channel closes all have been; an
+/// error is the last item.
+pub type TestStreamEvents = mpsc::Receiver<Result<test_stream_payload::Event, Fault>>;
+
+/// The workers of one job, and what else of the world it talks to.
 #[async_trait]
 pub trait JobBundleFactory: Send + Sync {
     /// How many bundles of this environment may run at once; at least 1.
@@ -34,6 +39,19 @@ pub trait JobBundleFactory: Send + Sync {
 
     /// A factory for bundles of a stage. Workers are started on the first bundle, not here.
     fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory>;
+
+    /// Asks the `TestStreamService` at `url` for the events of these outputs of a TestStream, by their local
+    /// names (`EventsRequest.output_ids`). Dropping the receiver ends the call.
+    ///
+    /// Errors: the service cannot be reached, or this factory calls none.
+    async fn test_stream_events(
+        &self,
+        url: &str,
+        output_ids: Vec<String>,
+    ) -> Result<TestStreamEvents, Fault> {
+        let outputs = output_ids.join(", ");
+        Err(Fault::runner(format!("nobody here can ask {url} for the events of outputs {outputs}")))
+    }
 
     /// Stops every worker of the job and frees all that they held. Bounded: a worker that does not
     /// stop is killed. Called once, when no bundle runs any more.
@@ -49,6 +67,8 @@ pub trait StageBundleFactory: Send + Sync {
     ///
     /// Errors: the user's exception with its stack ([`crate::fault::Blame::User`]), or a worker that
     /// did not start, died, or broke the protocol ([`crate::fault::Blame::Environment`]).
+    ///
+    /// A split that the worker was asked for has been answered when this returns a result, and is in it.
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault>;
 }
 
@@ -61,6 +81,8 @@ pub struct RemoteBundle {
     pub timers: Vec<TimerBlock>,
     pub state: Arc<dyn StateHandler>,
     pub outputs: Arc<dyn OutputReceiver>,
+    /// What the bundle is asked while it runs.
+    pub requests: BundleRequests,
 }
 
 /// The elements for one data source of the stage.
@@ -70,6 +92,9 @@ pub struct BundleInput {
     /// Encoded windowed values; a block holds whole elements only. Pulled as the worker's flow control
     /// allows, so a long input need never be in memory as a whole.
     pub blocks: Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>,
+    /// How many elements `blocks` has in all; needed if the bundle is to be split. A split is not asked of
+    /// an input whose elements were not counted.
+    pub elements: Option<u64>,
 }
 
 /// Encoded timers of one family (`beam:coder:timer:v1`): fired ones on the way to a worker, set or cleared
@@ -98,9 +123,23 @@ pub trait OutputReceiver: Send + Sync {
 #[derive(Default)]
 pub struct BundleResult {
     pub residuals: Vec<Residual>,
+    /// All splits of the bundle, in order, whether or not anyone waited for the answer to one: what they
+    /// gave back was not processed.
+    pub splits: Vec<BundleSplit>,
     pub monitoring_infos: Vec<MonitoringInfo>,
     /// There if the bundle asked to be told of its commit (`requires_finalization`).
     pub finalizer: Option<Box<dyn Finalizer>>,
+}
+
+impl BundleResult {
+    /// The first element of this data source that the bundle gave back whole; it did so with all after it.
+    pub fn first_residual_element(&self, source: &str) -> Option<usize> {
+        let channels = self.splits.iter().flat_map(|split| &split.channels);
+        let first = channels.filter(|channel| channel.transform_id == source);
+        // A later split may cut earlier, never later.
+        let first = first.map(|channel| channel.first_residual_element).min()?;
+        Some(usize::try_from(first.max(0)).unwrap_or(usize::MAX))
+    }
 }
 
 /// Work that a bundle left undone: a `DelayedBundleApplication`.
@@ -113,7 +152,8 @@ pub struct Residual {
     pub element: Bytes,
     /// Not to be resumed before this much processing time has gone by.
     pub delay: Duration,
-    /// By output: no output of the element will be before this event time.
+    /// By output tag: no output of the element will be before this event time. Nothing is said of an output
+    /// that is not here.
     pub output_watermarks: BTreeMap<String, EventTime>,
 }
 

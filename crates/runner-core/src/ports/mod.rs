@@ -2,16 +2,18 @@
 //!
 //! [`JobBundleFactory`] → [`StageBundleFactory`] → [`RemoteBundle`]: a job's workers, a stage on them,
 //! one bundle. [`StateHandler`] and [`OutputReceiver`] are the way back: what a worker asks for and
-//! what it produces while a bundle runs. [`ArtifactSource`] hands staged files to workers,
+//! what it produces while a bundle runs. [`BundleControl`] asks a bundle things meanwhile. [`ArtifactSource`] hands staged files to workers,
 //! [`WorkerLogSink`] takes their log lines.
 
 mod bundle;
+mod bundle_request;
 mod state;
 mod workers;
 
 pub use bundle::{
     BundleInput, BundleResult, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle, Residual,
-    StageBundleFactory, StageSpec, TimerBlock,
+    StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
 };
+pub use bundle_request::{BundleControl, BundleRequest, BundleRequests, BundleSplit, ChannelSplit};
 pub use state::{StateHandler, StateKey, StatePage};
 pub use workers::{ArtifactSource, LogSeverity, WorkerLog, WorkerLogSink};

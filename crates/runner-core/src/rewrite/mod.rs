@@ -1,12 +1,14 @@
 //! 2 · Lowers what no worker executes as it stands.
 //!
-//! In this order, as each may make work for the next: splittable ParDos become pair, split and
-//! process ([`splittable_pardo`]); combines are lifted before their shuffle ([`combine_lifting`]);
+//! In this order, as each may make work for the next: TestStreams whose elements are encoded unlike
+//! their PCollections are transcoded by a worker ([`test_stream`]); splittable ParDos become pair, split
+//! and process ([`splittable_pardo`]); combines are lifted before their shuffle ([`combine_lifting`]);
 //! producers whose coder is not the one that a runner transform hands on are transcoded by a worker
 //! ([`transcode`]).
 
 mod combine_lifting;
 mod splittable_pardo;
+mod test_stream;
 mod transcode;
 
 pub(crate) use combine_lifting::can_lift;
@@ -16,6 +18,7 @@ use crate::graph::QueryablePipeline;
 
 /// Applies every rewrite. The pipeline has been validated.
 pub fn rewrite(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
+    test_stream::transcode_outputs(pipeline)?;
     splittable_pardo::expand(pipeline)?;
     combine_lifting::lift(pipeline)?;
     sort(pipeline)?;

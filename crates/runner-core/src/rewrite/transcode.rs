@@ -10,20 +10,22 @@ use beam_model::urns::standard_p_transforms::primitives;
 
 use super::splittable_pardo::coder;
 use crate::fault::Fault;
-use crate::graph::{PrimitiveKind, QueryablePipeline, kind_of};
+use crate::graph::{PrimitiveKind, QueryablePipeline};
 
 pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     // Consumers first: what they want of a Flatten decides what it wants in turn.
     for id in pipeline.primitives().to_vec().iter().rev() {
         let transform = pipeline.transform(id)?.clone();
-        let Some(kind) = transform.spec.as_ref().and_then(|spec| kind_of(&spec.urn)) else { continue };
         let Some(output) = transform.outputs.values().next() else { continue };
-        let wanted = match kind {
+        let wanted = match pipeline.kind(id)? {
             PrimitiveKind::Flatten | PrimitiveKind::Redistribute => {
                 pipeline.pcollection(output)?.coder_id.clone()
             }
             PrimitiveKind::GroupByKey => ungrouped_coder(pipeline, output)?,
-            PrimitiveKind::Impulse | PrimitiveKind::CombinePerKey | PrimitiveKind::Sdk => continue,
+            PrimitiveKind::Impulse
+            | PrimitiveKind::TestStream
+            | PrimitiveKind::CombinePerKey
+            | PrimitiveKind::Sdk => continue,
         };
         for (tag, input) in &transform.inputs {
             let has = &pipeline.pcollection(input)?.coder_id;
@@ -50,6 +52,7 @@ fn handed_on_to_one(pipeline: &QueryablePipeline, id: &str) -> Result<bool, Faul
     let hands_on = match pipeline.kind(producer)? {
         PrimitiveKind::Flatten | PrimitiveKind::Redistribute => true,
         PrimitiveKind::Impulse
+        | PrimitiveKind::TestStream
         | PrimitiveKind::GroupByKey
         | PrimitiveKind::CombinePerKey
         | PrimitiveKind::Sdk => false,
@@ -86,20 +89,25 @@ fn insert(
     let new = PCollection { unique_name: unique_name.clone(), coder_id: coder_id.to_owned(), ..old };
     let transcoded = pipeline.add_pcollection(&format!("{input}_transcoded"), new);
     let environment_id = environment_near(pipeline, consumer, input)?;
-    let flatten = PTransform {
-        unique_name,
-        spec: Some(FunctionSpec { urn: primitives::FLATTEN.to_owned(), payload: Default::default() }),
-        inputs: BTreeMap::from([("0".to_owned(), input.to_owned())]),
-        outputs: BTreeMap::from([("out".to_owned(), transcoded.clone())]),
-        environment_id,
-        ..Default::default()
-    };
+    let flatten = flatten(unique_name, input, &transcoded, environment_id);
     let id = pipeline.add_transform(&format!("{consumer}_transcode_{tag}"), flatten);
     pipeline.add_worker_flatten(id);
     if let Some(transform) = pipeline.components.transforms.get_mut(consumer) {
         transform.inputs.insert(tag.to_owned(), transcoded);
     }
     Ok(())
+}
+
+/// A Flatten of one input.
+pub(super) fn flatten(unique_name: String, input: &str, output: &str, environment_id: String) -> PTransform {
+    PTransform {
+        unique_name,
+        spec: Some(FunctionSpec { urn: primitives::FLATTEN.to_owned(), payload: Default::default() }),
+        inputs: BTreeMap::from([("0".to_owned(), input.to_owned())]),
+        outputs: BTreeMap::from([("out".to_owned(), output.to_owned())]),
+        environment_id,
+        ..Default::default()
+    }
 }
 
 /// An environment that knows both coders: the producer's, else that of whoever made the producer's

@@ -17,28 +17,23 @@ use crate::plan::{Collection, Grain};
 /// a block is worth a block.
 const PARTITIONS: u64 = 128;
 
-/// The blocks of one collection as the plan wants them: as they are, an element each, or by key.
+/// The blocks of one collection as the plan wants them: as they are, an element each, or by key; with the time
+/// of the earliest element if the plan asks for that.
 pub fn cut(collection: &Collection, blocks: Vec<Bytes>) -> Result<Vec<Block<Bytes>>, Fault> {
     let blocks = blocks.into_iter().filter(|block| !block.is_empty());
     match collection.grain {
-        Grain::Block if !collection.by_key => Ok(blocks.map(|data| block(data, Partition(0))).collect()),
-        Grain::Block => {
-            let mut shares: BTreeMap<Partition, Vec<u8>> = BTreeMap::new();
-            for data in blocks {
-                for element in Elements::new(collection, data) {
-                    let element = element?;
-                    shares.entry(element.partition()?).or_default().extend_from_slice(&element.data);
-                }
-            }
-            Ok(shares.into_iter().map(|(partition, data)| block(data.into(), partition)).collect())
+        Grain::Block if !collection.by_key => {
+            blocks.map(|data| Ok(Block { hold: earliest(collection, &data)?, ..block(data) })).collect()
         }
+        Grain::Block => by_partition(collection, blocks),
         Grain::Element => {
             let mut elements = Vec::new();
             for data in blocks {
                 for element in Elements::new(collection, data) {
                     let element = element?;
                     let partition = if collection.by_key { element.partition()? } else { Partition(0) };
-                    elements.push(block(element.data, partition));
+                    let hold = if collection.timed { element.timestamp()? } else { EventTime::MIN };
+                    elements.push(Block { partition, hold, ..block(element.data) });
                 }
             }
             Ok(elements)
@@ -46,9 +41,38 @@ pub fn cut(collection: &Collection, blocks: Vec<Bytes>) -> Result<Vec<Block<Byte
     }
 }
 
-/// A block of one partition.
-pub fn block(data: Bytes, partition: Partition) -> Block<Bytes> {
-    Block { bytes: data.len() as u64, data, partition }
+fn by_partition(
+    collection: &Collection,
+    blocks: impl Iterator<Item = Bytes>,
+) -> Result<Vec<Block<Bytes>>, Fault> {
+    let mut shares: BTreeMap<Partition, (Vec<u8>, EventTime)> = BTreeMap::new();
+    let latest = if collection.timed { EventTime::MAX } else { EventTime::MIN };
+    for data in blocks {
+        for element in Elements::new(collection, data) {
+            let element = element?;
+            let (share, hold) = shares.entry(element.partition()?).or_insert_with(|| (Vec::new(), latest));
+            share.extend_from_slice(&element.data);
+            if collection.timed {
+                *hold = element.timestamp()?.min(*hold);
+            }
+        }
+    }
+    let shares = shares.into_iter();
+    Ok(shares.map(|(partition, (data, hold))| Block { partition, hold, ..block(data.into()) }).collect())
+}
+
+/// The time of a block's earliest element, if the plan asks for it.
+fn earliest(collection: &Collection, data: &Bytes) -> Result<EventTime, Fault> {
+    if !collection.timed {
+        return Ok(EventTime::MIN);
+    }
+    let mut elements = Elements::new(collection, data.clone());
+    elements.try_fold(EventTime::MAX, |earliest, element| Ok(element?.timestamp()?.min(earliest)))
+}
+
+/// A block that belongs to no key and does not say its time.
+pub fn block(data: Bytes) -> Block<Bytes> {
+    Block { bytes: data.len() as u64, data, partition: Partition(0), hold: EventTime::MIN, truncated: false }
 }
 
 /// The partition of an encoded key: the same for equal keys, in every run.

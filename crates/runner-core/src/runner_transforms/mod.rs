@@ -3,8 +3,10 @@
 //! [`elements`] cuts blocks into elements, [`group_by_key`] groups them, [`merge_windows`] has an SDK
 //! merge what only it can, [`side_input`] lets workers ask for a PCollection.
 
+mod ask_windows;
 pub mod elements;
 pub mod group_by_key;
+pub mod map_windows;
 pub mod merge_windows;
 pub mod side_input;
 
@@ -28,7 +30,7 @@ pub fn impulse_element() -> bytes::Bytes {
 }
 
 /// A worker wrote something that is not what its coder says.
-fn malformed(what: &str, error: CoderError) -> Fault {
+pub(crate) fn malformed(what: &str, error: CoderError) -> Fault {
     Fault::environment(format!(
         "a worker sent data for {what} that its coder cannot have written ({error}); \
          the SDK's coder and the one named in the pipeline differ"

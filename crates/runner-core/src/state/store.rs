@@ -65,10 +65,17 @@ impl StateStore {
         BundleState::new(self.clone())
     }
 
-    /// Forgets all state of a key in a window that has expired.
-    pub fn remove_window(&self, key: &[u8], window: &[u8]) {
+    /// Forgets all state of the windows that have expired.
+    pub fn expire(&self, has_expired: impl Fn(&[u8]) -> bool) {
         let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        committed.remove(window, key);
+        let Committed { windows, bytes: total } = &mut *committed;
+        windows.retain(|window, keys| {
+            let expired = has_expired(window);
+            if expired {
+                *total -= keys.iter().map(|(key, cells)| bytes(window, key, cells)).sum::<u64>();
+            }
+            !expired
+        });
     }
 
     /// Bytes of keys, windows and values.

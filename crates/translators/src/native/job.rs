@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use async_trait::async_trait;
 use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
 use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
-use runner_core::executor::{Execution, Progress, run};
+use runner_core::executor::{Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
 use tokio::sync::watch;
@@ -17,18 +17,20 @@ use super::options::JobSettings;
 
 struct NativeJob {
     progress: Arc<Progress>,
-    cancel: watch::Sender<bool>,
+    wish: watch::Sender<Wish>,
     outcome: watch::Receiver<Option<Outcome>>,
 }
 
 #[async_trait]
 impl PipelineResult for NativeJob {
     fn cancel(&self) {
-        self.cancel.send_replace(true);
+        self.wish.send_replace(Wish::Cancel);
     }
 
     fn drain(&self) -> Result<(), Fault> {
-        Err(Fault::user("a job on bounded input cannot be drained: it ends by itself, or can be cancelled"))
+        // A wish to cancel is not taken back.
+        self.wish.send_modify(|wish| *wish = (*wish).max(Wish::Drain));
+        Ok(())
     }
 
     fn metrics(&self) -> MetricResults {
@@ -56,12 +58,12 @@ pub(super) fn start(
     invocation: JobInvocation,
 ) -> Arc<dyn PipelineResult> {
     let progress = Arc::new(Progress::default());
-    let (cancel, cancel_asked) = watch::channel(false);
+    let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
-    let job = NativeJob { progress: progress.clone(), cancel, outcome };
+    let job = NativeJob { progress: progress.clone(), wish, outcome };
     let (bridge, config) = (bridge.clone(), *config);
     tokio::spawn(async move {
-        let outcome = execute(&bridge, &config, invocation, progress, cancel_asked).await;
+        let outcome = execute(&bridge, &config, invocation, progress, wished).await;
         ended.send_replace(Some(outcome));
     });
     Arc::new(job)
@@ -72,7 +74,7 @@ async fn execute(
     config: &NativeConfig,
     invocation: JobInvocation,
     progress: Arc<Progress>,
-    cancel: watch::Receiver<bool>,
+    wish: watch::Receiver<Wish>,
 ) -> Outcome {
     let settings = match JobSettings::read(&invocation.options, config) {
         Ok(settings) => settings,
@@ -101,7 +103,7 @@ async fn execute(
         policy: settings.policy,
         inject: settings.inject,
         progress: progress.clone(),
-        cancel,
+        wish,
     };
     let outcome = run(execution).await;
     workers.close().await;

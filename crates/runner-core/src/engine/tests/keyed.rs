@@ -79,15 +79,16 @@ fn with_elements(
 ) -> (Names, Vec<EngineAction<&'static str>>) {
     let (mut engine, actions) = start(plan(), slots, BundlePolicy::EachBlock);
     let output = CollectionId(1);
-    let actions = engine.step(succeeded(run(&actions), 1, vec![(output, elements)]));
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(output, elements)]));
     (engine, actions)
 }
 
 /// With one bundle that sets these timers.
 fn with_timers(timers: Vec<TimerChange>) -> (Names, Vec<EngineAction<&'static str>>) {
     let (mut engine, actions) = start(plan(), 4, BundlePolicy::DEFAULT);
-    let actions = engine.step(succeeded(run(&actions), 1, vec![(CollectionId(1), vec![of(0, "element")])]));
-    let actions = engine.step(done(run(&actions), timers));
+    let actions =
+        engine.step(NOW, succeeded(run(&actions), 1, vec![(CollectionId(1), vec![of(0, "element")])]));
+    let actions = engine.step(NOW, done(run(&actions), timers));
     (engine, actions)
 }
 
@@ -96,7 +97,7 @@ fn no_two_bundles_have_a_key_at_a_time() {
     let (mut engine, actions) = with_elements(4, vec![of(1, "a1"), of(1, "a2"), of(2, "b1")]);
     let started = runs(&actions);
     assert_eq!(started.iter().map(|run| run.3.clone()).collect::<Vec<_>>(), [["a1"], ["b1"]]);
-    let actions = engine.step(done(started[0].1, Vec::new()));
+    let actions = engine.step(NOW, done(started[0].1, Vec::new()));
     assert_eq!(runs(&actions)[0].3, ["a2"]);
 }
 
@@ -104,7 +105,7 @@ fn no_two_bundles_have_a_key_at_a_time() {
 fn a_failed_bundle_keeps_its_keys() {
     let (mut engine, actions) = with_elements(4, vec![of(1, "a1"), of(1, "a2")]);
     let first = run(&actions);
-    let actions = engine.step(failed(first, 1, Fault::user("no")));
+    let actions = engine.step(NOW, failed(first, 1, Fault::user("no")));
     assert_eq!(
         runs(&actions).iter().map(|run| (run.1, run.2, run.3.clone())).collect::<Vec<_>>(),
         [(first, 2, vec!["a1"])]
@@ -120,10 +121,10 @@ fn a_keys_timers_fire_by_time_and_all_keys_at_once() {
     assert_eq!(first.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [all]);
     assert!(outcome(&actions).is_none());
     // Setting one again while it fires is a new timer.
-    let actions = engine.step(done(first[0].0, vec![set(0, "a", 40)]));
+    let actions = engine.step(NOW, done(first[0].0, vec![set(0, "a", 40)]));
     let second = fired(&actions);
     assert_eq!(second[0].1, [(0, "a".to_owned(), 40)]);
-    let actions = engine.step(done(second[0].0, Vec::new()));
+    let actions = engine.step(NOW, done(second[0].0, Vec::new()));
     assert!(matches!(actions.last(), Some(EngineAction::End(Outcome::Done))), "{actions:?}");
 }
 
@@ -136,7 +137,7 @@ fn of_one_key_only_the_earliest_fires() {
     let (mut engine, actions) = with_timers(vec![later, set(0, "a", 3)]);
     let first = fired(&actions);
     assert_eq!(first[0].1, [(0, "a".to_owned(), 3)]);
-    let actions = engine.step(done(first[0].0, Vec::new()));
+    let actions = engine.step(NOW, done(first[0].0, Vec::new()));
     assert_eq!(fired(&actions)[0].1, [(0, "a".to_owned(), 9)]);
 }
 
@@ -147,7 +148,7 @@ fn processing_time_comes_after_event_time_and_expiration_last() {
         let bundles = fired(&actions);
         assert_eq!(bundles.len(), 1);
         assert_eq!(bundles[0].1[0].0, family);
-        actions = engine.step(done(bundles[0].0, Vec::new()));
+        actions = engine.step(NOW, done(bundles[0].0, Vec::new()));
     }
     assert!(matches!(actions.last(), Some(EngineAction::End(Outcome::Done))));
 }
@@ -156,6 +157,6 @@ fn processing_time_comes_after_event_time_and_expiration_last() {
 fn timers_are_tried_again_with_their_bundle() {
     let (mut engine, actions) = with_timers(vec![set(0, "a", 3)]);
     let first = fired(&actions);
-    let actions = engine.step(failed(first[0].0, 1, Fault::user("no")));
+    let actions = engine.step(NOW, failed(first[0].0, 1, Fault::user("no")));
     assert_eq!(fired(&actions), first);
 }

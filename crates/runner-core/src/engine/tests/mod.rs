@@ -9,10 +9,12 @@ use std::time::Duration;
 use super::*;
 use crate::plan::testing::PlanBuilder;
 
+const NOW: ProcessingTime = ProcessingTime(0);
+
 type Names = Engine<&'static str>;
 
 fn block(data: &'static str) -> Block<&'static str> {
-    Block { data, bytes: data.len() as u64, partition: Partition(0) }
+    Block { data, bytes: data.len() as u64, partition: Partition(0), hold: EventTime::MIN, truncated: false }
 }
 
 fn blocks(data: &[&'static str]) -> Vec<Block<&'static str>> {
@@ -26,7 +28,7 @@ fn start(
     policy: BundlePolicy,
 ) -> (Names, Vec<EngineAction<&'static str>>) {
     let mut engine = Engine::new(plan, vec![slots], policy);
-    let actions = engine.step(EngineEvent::Started { impulse: block("impulse") });
+    let actions = engine.step(NOW, EngineEvent::Started { impulse: block("impulse") });
     (engine, actions)
 }
 
@@ -51,7 +53,7 @@ fn failed(bundle: BundleId, attempt: u32, fault: Fault) -> EngineEvent<&'static 
 /// The bundles that are to be run: node, id, attempt and data of each.
 fn runs(actions: &[EngineAction<&'static str>]) -> Vec<(usize, BundleId, u32, Vec<&'static str>)> {
     let run = |action: &EngineAction<&'static str>| match action {
-        EngineAction::Run { node, bundle, attempt, blocks, timers: _ } => {
+        EngineAction::Run { node, bundle, attempt, blocks, .. } => {
             Some((node.0, *bundle, attempt.0, blocks.iter().map(|block| block.data).collect()))
         }
         _ => None,
@@ -91,13 +93,13 @@ fn a_chain_runs_in_order_and_ends() {
     builder.stage(first, &[], 0);
     let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::DEFAULT);
     assert_eq!(runs(&actions), [(1, BundleId(1), 1, vec!["impulse"])]);
-    let actions = engine.step(succeeded(BundleId(1), 1, vec![(first, blocks(&["a", "b"]))]));
+    let actions = engine.step(NOW, succeeded(BundleId(1), 1, vec![(first, blocks(&["a", "b"]))]));
     assert!(matches!(actions[0], EngineAction::Commit { bundle: BundleId(1), attempt: Attempt(1) }));
     assert_eq!(runs(&actions), [(2, BundleId(2), 1, vec!["a", "b"])]);
-    let actions = engine.step(succeeded(BundleId(2), 1, Vec::new()));
+    let actions = engine.step(NOW, succeeded(BundleId(2), 1, Vec::new()));
     assert_eq!(outcome(&actions).as_deref(), Some("done"));
     assert_eq!(engine.bundles_in_flight(), 0);
-    assert!(engine.step(EngineEvent::CancelRequested).is_empty(), "nothing follows the end");
+    assert!(engine.step(NOW, EngineEvent::CancelRequested).is_empty(), "nothing follows the end");
 }
 
 #[test]
@@ -113,9 +115,11 @@ fn a_stage_without_input_completes_its_readers() {
     let first = builder.stage(nothing, &[], 1)[0];
     builder.group(first);
     let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::DEFAULT);
-    assert!(matches!(actions[..], [EngineAction::Seal { node: NodeId(2) }]), "{actions:?}");
-    let end = EngineEvent::Grouped { node: NodeId(2), blocks: Vec::new(), last: true };
-    assert_eq!(outcome(&engine.step(end)).as_deref(), Some("done"));
+    assert!(
+        matches!(actions[..], [EngineAction::Advance { node: NodeId(2), watermark: EventTime::MAX, .. }]),
+        "{actions:?}"
+    );
+    assert_eq!(outcome(&engine.step(NOW, collected(&[], true))).as_deref(), Some("done"));
 }
 
 #[test]
@@ -126,20 +130,30 @@ fn groups_come_after_all_input_and_are_taken_once() {
     let groups = builder.group(pairs);
     builder.stage(groups, &[], 0);
     let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::EachBlock);
-    let unasked = EngineEvent::Grouped { node: NodeId(2), blocks: blocks(&["early"]), last: true };
-    assert!(engine.step(unasked).is_empty(), "groups nobody asked for");
-    let actions = engine.step(succeeded(run(&actions), 1, vec![(pairs, blocks(&["kv"]))]));
-    let [_, EngineAction::Group { .. }, EngineAction::Seal { .. }] = &actions[..] else {
+    assert!(engine.step(NOW, collected(&["early"], true)).is_empty(), "groups nobody asked for");
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(pairs, blocks(&["kv"]))]));
+    let [
+        _,
+        EngineAction::Collect { node: NodeId(2), .. },
+        EngineAction::Advance { node: NodeId(2), watermark: EventTime::MAX, .. },
+    ] = &actions[..]
+    else {
         panic!("{actions:?}");
     };
-    let grouped = |data, last| EngineEvent::Grouped { node: NodeId(2), blocks: blocks(&[data]), last };
-    let actions = engine.step(grouped("g1", false));
+    assert!(engine.step(NOW, collected(&[], true)).is_empty(), "it has taken the elements in");
+    let actions = engine.step(NOW, collected(&["g1"], false));
     let bundle = run(&actions);
-    assert!(runs(&engine.step(grouped("g2", true))).is_empty(), "the only slot is taken");
-    assert!(engine.step(grouped("g3", true)).is_empty(), "there is nothing after the last");
-    let actions = engine.step(succeeded(bundle, 1, Vec::new()));
+    assert!(runs(&engine.step(NOW, collected(&["g2"], true))).is_empty(), "the only slot is taken");
+    assert!(engine.step(NOW, collected(&["g3"], true)).is_empty(), "there is nothing after the last");
+    let actions = engine.step(NOW, succeeded(bundle, 1, Vec::new()));
     assert_eq!(runs(&actions)[0].3, ["g2"]);
-    assert_eq!(outcome(&engine.step(succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
+    assert_eq!(outcome(&engine.step(NOW, succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
+}
+
+/// What a GroupByKey that is node 2 gives out.
+fn collected(data: &[&'static str], done: bool) -> EngineEvent<&'static str> {
+    let done = done.then_some(Collected { hold: EventTime::MAX, wake: None });
+    EngineEvent::Collected { node: NodeId(2), blocks: blocks(data), done }
 }
 
 #[test]
@@ -154,9 +168,9 @@ fn side_inputs_are_waited_for() {
         panic!("{actions:?}");
     };
     assert_eq!((blocks[0].data, *collection), ("impulse", side));
-    let actions = engine.step(EngineEvent::SideInputReady { collection: side });
+    let actions = engine.step(NOW, EngineEvent::SideInputReady { collection: side });
     assert_eq!(runs(&actions)[0].3, ["impulse"]);
-    assert_eq!(outcome(&engine.step(succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
+    assert_eq!(outcome(&engine.step(NOW, succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
 }
 
 #[test]
@@ -167,7 +181,7 @@ fn a_flatten_of_one_collection_twice_has_its_elements_twice() {
     builder.stage(both, &[], 0);
     let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::Whole);
     assert_eq!(runs(&actions)[0].3, ["impulse", "impulse"]);
-    assert_eq!(outcome(&engine.step(succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
+    assert_eq!(outcome(&engine.step(NOW, succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
 }
 
 /// A stage alone, after an Impulse.
@@ -189,18 +203,19 @@ fn residuals_run_again_now_or_later() {
         timers: Vec::new(),
     };
     assert_eq!(run(&actions), BundleId(1));
-    let actions = engine.step(left(1, Duration::ZERO));
+    let actions = engine.step(NOW, left(1, Duration::ZERO));
     assert_eq!(runs(&actions), [(1, BundleId(2), 1, vec!["rest"])]);
-    let actions = engine.step(left(2, Duration::from_secs(5)));
-    let [EngineAction::Commit { .. }, EngineAction::Wake { wake, after }] = actions[..] else {
+    let actions = engine.step(NOW, left(2, Duration::from_secs(5)));
+    let [EngineAction::Commit { .. }, EngineAction::WakeAt { at }] = actions[..] else {
         panic!("{actions:?}");
     };
-    assert_eq!(after, Duration::from_secs(5));
-    assert!(engine.step(EngineEvent::Woken { wake: WakeId(77) }).is_empty(), "a call nobody asked for");
-    let actions = engine.step(EngineEvent::Woken { wake });
+    assert_eq!(at, ProcessingTime(5_000));
+    let early = engine.step(ProcessingTime(4_999), EngineEvent::Woken);
+    assert!(matches!(early[..], [EngineAction::WakeAt { at: ProcessingTime(5_000) }]), "{early:?}");
+    let actions = engine.step(at, EngineEvent::Woken);
     assert_eq!(runs(&actions), [(1, BundleId(3), 1, vec!["rest"])]);
-    assert!(engine.step(EngineEvent::Woken { wake }).is_empty(), "the same call again");
-    assert_eq!(outcome(&engine.step(succeeded(BundleId(3), 1, Vec::new()))).as_deref(), Some("done"));
+    assert!(engine.step(at, EngineEvent::Woken).is_empty(), "the same call again");
+    assert_eq!(outcome(&engine.step(at, succeeded(BundleId(3), 1, Vec::new()))).as_deref(), Some("done"));
 }
 
 #[test]
@@ -208,17 +223,17 @@ fn a_bundle_is_tried_so_often_and_no_more() {
     let (mut engine, actions) = start(one_stage(), 1, BundlePolicy::DEFAULT);
     let bundle = run(&actions);
     for attempt in 1..MAX_ATTEMPTS {
-        let actions = engine.step(failed(bundle, attempt, Fault::user("boom")));
+        let actions = engine.step(NOW, failed(bundle, attempt, Fault::user("boom")));
         assert_eq!(runs(&actions), [(1, bundle, attempt + 1, vec!["impulse"])]);
     }
-    let actions = engine.step(failed(bundle, MAX_ATTEMPTS, Fault::user("the last boom")));
+    let actions = engine.step(NOW, failed(bundle, MAX_ATTEMPTS, Fault::user("the last boom")));
     assert_eq!(outcome(&actions).as_deref(), Some("the last boom"));
 }
 
 #[test]
 fn what_would_fail_again_is_not_tried_again() {
     let (mut engine, actions) = start(one_stage(), 1, BundlePolicy::DEFAULT);
-    let actions = engine.step(failed(run(&actions), 1, Fault::user("never").fatal()));
+    let actions = engine.step(NOW, failed(run(&actions), 1, Fault::user("never").fatal()));
     assert_eq!(outcome(&actions).as_deref(), Some("never"));
 }
 
@@ -230,23 +245,23 @@ fn replies_of_old_attempts_change_nothing() {
     builder.stage(made, &[], 0);
     let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::DEFAULT);
     let bundle = run(&actions);
-    engine.step(failed(bundle, 1, Fault::environment("worker gone")));
-    assert!(engine.step(succeeded(bundle, 1, vec![(made, blocks(&["late"]))])).is_empty());
-    assert!(engine.step(failed(bundle, 1, Fault::user("late").fatal())).is_empty());
-    assert!(engine.step(failed(BundleId(99), 1, Fault::user("whose?").fatal())).is_empty());
-    let actions = engine.step(succeeded(bundle, 2, vec![(made, blocks(&["good"]))]));
+    engine.step(NOW, failed(bundle, 1, Fault::environment("worker gone")));
+    assert!(engine.step(NOW, succeeded(bundle, 1, vec![(made, blocks(&["late"]))])).is_empty());
+    assert!(engine.step(NOW, failed(bundle, 1, Fault::user("late").fatal())).is_empty());
+    assert!(engine.step(NOW, failed(BundleId(99), 1, Fault::user("whose?").fatal())).is_empty());
+    let actions = engine.step(NOW, succeeded(bundle, 2, vec![(made, blocks(&["good"]))]));
     assert_eq!(commits(&actions), 1);
     assert_eq!(runs(&actions)[0].3, ["good"]);
-    assert!(engine.step(succeeded(bundle, 2, vec![(made, blocks(&["again"]))])).is_empty());
-    assert_eq!(outcome(&engine.step(succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
+    assert!(engine.step(NOW, succeeded(bundle, 2, vec![(made, blocks(&["again"]))])).is_empty());
+    assert_eq!(outcome(&engine.step(NOW, succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
 }
 
 #[test]
 fn cancelling_and_failing_end_the_job() {
     let (mut engine, _) = start(one_stage(), 1, BundlePolicy::DEFAULT);
-    assert_eq!(outcome(&engine.step(EngineEvent::CancelRequested)).as_deref(), Some("cancelled"));
+    assert_eq!(outcome(&engine.step(NOW, EngineEvent::CancelRequested)).as_deref(), Some("cancelled"));
     let (mut engine, _) = start(one_stage(), 1, BundlePolicy::DEFAULT);
-    let actions = engine.step(EngineEvent::Failed(Fault::runner("grouping broke")));
+    let actions = engine.step(NOW, EngineEvent::Failed(Fault::runner("grouping broke")));
     assert_eq!(outcome(&actions).as_deref(), Some("grouping broke"));
 }
 
@@ -261,6 +276,7 @@ fn a_job_that_cannot_go_on_says_who_waits_for_what() {
         tag: "side".to_owned(),
         collection: made,
         pattern: crate::plan::AccessPattern::Iterable,
+        map_windows: None,
     });
     let (_, actions) = start(builder.build(), 1, BundlePolicy::DEFAULT);
     let message = outcome(&actions).unwrap();
@@ -274,9 +290,15 @@ fn after_three_blocks(policy: BundlePolicy, slots: usize) -> (Names, CollectionI
     let made = builder.stage(from, &[], 1)[0];
     builder.stage(made, &[], 0);
     let (mut engine, actions) = start(builder.build(), slots, policy);
-    let large = |data| Block { data, bytes: 300 << 10, partition: Partition(0) };
+    let large = |data| Block {
+        data,
+        bytes: 300 << 10,
+        partition: Partition(0),
+        hold: EventTime::MIN,
+        truncated: false,
+    };
     let three = vec![large("a"), large("b"), large("c")];
-    let actions = engine.step(succeeded(run(&actions), 1, vec![(made, three)]));
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(made, three)]));
     let sizes = runs(&actions).iter().map(|(.., data)| data.len()).collect();
     (engine, made, sizes)
 }
@@ -307,5 +329,5 @@ fn long_chains_do_not_exhaust_the_stack() {
     }
     builder.stage(last, &[], 0);
     let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::DEFAULT);
-    assert_eq!(outcome(&engine.step(succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
+    assert_eq!(outcome(&engine.step(NOW, succeeded(run(&actions), 1, Vec::new()))).as_deref(), Some("done"));
 }

@@ -3,7 +3,7 @@
 //!
 //! `SEED=n` runs one case again.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use super::super::*;
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{EnvironmentIndex, Stage};
 
+const NOW: ProcessingTime = ProcessingTime(0);
 const CASES: u64 = 400;
 const ENVIRONMENTS: usize = 2;
 const GROUPS: u64 = 3;
@@ -113,6 +114,7 @@ fn compute(plan: &ExecutionPlan) -> Option<Vec<Elements>> {
     for (index, node) in plan.nodes.iter().enumerate() {
         match node {
             Node::Impulse { output } => all[output.0] = vec![0],
+            Node::TestStream(_) => panic!("no plan here has one"),
             Node::Flatten { inputs, output } => {
                 all[output.0] = inputs.iter().flat_map(|input| all[input.0].clone()).collect()
             }
@@ -137,9 +139,7 @@ fn outputs(stage: &Stage) -> impl Iterator<Item = (usize, CollectionId)> {
 /// What the engine has asked for and not been answered.
 enum Open {
     Run { node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<Elements>> },
-    Groups { node: NodeId, rest: Elements },
     SideInput(CollectionId),
-    Wake(WakeId),
 }
 
 /// The world around the engine.
@@ -154,13 +154,23 @@ struct World {
     committed: HashSet<BundleId>,
     grouped: BTreeMap<NodeId, Elements>,
     sealed: BTreeSet<NodeId>,
+    /// For each thing that a GroupByKey has been asked and has not answered, what it still has to give out.
+    asked: BTreeMap<NodeId, VecDeque<Elements>>,
+    now: ProcessingTime,
+    wake: Option<ProcessingTime>,
     side: BTreeMap<CollectionId, Elements>,
     side_ready: BTreeSet<CollectionId>,
     outcome: Option<Outcome>,
 }
 
 fn block(elements: Elements) -> Block<Elements> {
-    Block { bytes: 8 * elements.len() as u64, data: elements, partition: Partition(0) }
+    Block {
+        bytes: 8 * elements.len() as u64,
+        data: elements,
+        partition: Partition(0),
+        hold: EventTime::MIN,
+        truncated: false,
+    }
 }
 
 impl World {
@@ -168,27 +178,32 @@ impl World {
         for action in actions {
             assert!(self.outcome.is_none(), "{action:?} after the end");
             match action {
-                EngineAction::Run { node, bundle, attempt, blocks, timers: _ } => {
+                EngineAction::Run { node, bundle, attempt, blocks, .. } => {
                     self.run(node, bundle, attempt, blocks)
                 }
                 EngineAction::Commit { bundle, .. } => {
                     assert!(self.committed.insert(bundle), "{bundle:?} is committed twice");
                     self.running.remove(&bundle);
                 }
-                EngineAction::Group { node, blocks } => {
+                EngineAction::Collect { node, blocks, .. } => {
                     assert!(!self.sealed.contains(&node), "elements for a sealed GroupByKey");
                     self.grouped.entry(node).or_default().extend(blocks.into_iter().flat_map(|b| b.data));
+                    self.asked.entry(node).or_default().push_back(Vec::new());
                 }
-                EngineAction::Seal { node } => {
+                EngineAction::Advance { node, watermark, .. } => {
+                    assert_eq!(watermark, EventTime::MAX, "on bounded input");
                     assert!(self.sealed.insert(node), "sealed twice");
-                    let rest = group(self.grouped.get(&node).map_or(&[], Vec::as_slice));
-                    self.open.push(Open::Groups { node, rest });
+                    let groups = group(self.grouped.get(&node).map_or(&[], Vec::as_slice));
+                    self.asked.entry(node).or_default().push_back(groups);
                 }
                 EngineAction::AddToSideInput { collection, blocks } => {
                     self.side.entry(collection).or_default().extend(blocks.into_iter().flat_map(|b| b.data));
                 }
                 EngineAction::SealSideInput { collection } => self.open.push(Open::SideInput(collection)),
-                EngineAction::Wake { wake, .. } => self.open.push(Open::Wake(wake)),
+                EngineAction::WakeAt { at } => self.wake = Some(at),
+                EngineAction::Checkpoint { .. }
+                | EngineAction::NextTestStreamEvent
+                | EngineAction::Expire { .. } => panic!("{action:?} on bounded input"),
                 EngineAction::End(outcome) => self.outcome = Some(outcome),
             }
         }
@@ -212,24 +227,41 @@ impl World {
         if !self.old.is_empty() && self.random.one_in(4) {
             return self.old_reply();
         }
-        assert!(!self.open.is_empty(), "nothing is under way, and the job has not ended");
-        let chosen = self.random.below(self.open.len());
+        let asked: Vec<_> = self.asked.keys().copied().collect();
+        let choices = self.open.len() + asked.len() + usize::from(self.wake.is_some());
+        assert!(choices > 0, "nothing is under way, and the job has not ended");
+        let chosen = self.random.below(choices);
+        if let Some(node) = chosen.checked_sub(self.open.len()).and_then(|index| asked.get(index)) {
+            return self.collected(*node);
+        }
+        if chosen >= self.open.len() {
+            self.now = self.wake.take().unwrap();
+            return EngineEvent::Woken;
+        }
         match self.open.swap_remove(chosen) {
             Open::Run { node, bundle, attempt, blocks } => self.reply(node, bundle, attempt, blocks),
-            Open::Groups { node, mut rest } => {
-                let some = rest.split_off(rest.len() - self.random.below(rest.len() + 1));
-                let last = rest.is_empty() && self.random.one_in(2);
-                if !last {
-                    self.open.push(Open::Groups { node, rest });
-                }
-                EngineEvent::Grouped { node, blocks: self.blocks(some), last }
-            }
             Open::SideInput(collection) => {
                 self.side_ready.insert(collection);
                 EngineEvent::SideInputReady { collection }
             }
-            Open::Wake(wake) => EngineEvent::Woken { wake },
         }
+    }
+
+    /// A GroupByKey gives out some of what it has to, or all.
+    fn collected(&mut self, node: NodeId) -> EngineEvent<Elements> {
+        let asks = self.asked.get_mut(&node).unwrap();
+        let rest = asks.front_mut().unwrap();
+        let some = rest.split_off(rest.len() - self.random.below(rest.len() + 1));
+        let done = rest.is_empty() && self.random.one_in(2);
+        if done {
+            asks.pop_front();
+            if asks.is_empty() {
+                self.asked.remove(&node);
+            }
+        }
+        let hold = if self.sealed.contains(&node) { EventTime::MAX } else { EventTime::MIN };
+        let done = done.then_some(Collected { hold, wake: None });
+        EngineEvent::Collected { node, blocks: self.blocks(some), done }
     }
 
     fn old_reply(&mut self) -> EngineEvent<Elements> {
@@ -320,14 +352,17 @@ fn simulate(seed: u64) -> usize {
         committed: HashSet::new(),
         grouped: BTreeMap::new(),
         sealed: BTreeSet::new(),
+        asked: BTreeMap::new(),
+        now: NOW,
+        wake: None,
         side: BTreeMap::new(),
         side_ready: BTreeSet::new(),
         outcome: None,
     };
-    world.carry_out(engine.step(EngineEvent::Started { impulse: block(vec![0]) }));
+    world.carry_out(engine.step(NOW, EngineEvent::Started { impulse: block(vec![0]) }));
     while world.outcome.is_none() {
         let event = world.next_event();
-        world.carry_out(engine.step(event));
+        world.carry_out(engine.step(world.now, event));
     }
     assert!(matches!(world.outcome, Some(Outcome::Done)), "{:?}", world.outcome);
     assert_eq!(engine.bundles_in_flight(), 0);

@@ -20,6 +20,7 @@ fn collection() -> Collection {
         window_coder: Coder::IntervalWindow.into(),
         grain: Grain::Element,
         by_key: false,
+        timed: false,
         side_input_patterns: vec![AccessPattern::Iterable, AccessPattern::Multimap],
     }
 }

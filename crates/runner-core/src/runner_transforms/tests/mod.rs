@@ -1,7 +1,8 @@
-//! GroupByKey, side inputs and window merging on encoded elements.
+//! GroupByKey, side inputs, and what SDKs are asked about windows, on encoded elements.
 
 mod group_by_key;
 mod hostile;
+mod map_windows;
 mod merge_windows;
 mod side_input;
 

@@ -15,6 +15,7 @@ fn collection(element: Coder, patterns: &[AccessPattern]) -> Collection {
         window_coder: Arc::new(Coder::IntervalWindow),
         grain: Grain::Block,
         by_key: false,
+        timed: false,
         side_input_patterns: patterns.to_vec(),
     }
 }

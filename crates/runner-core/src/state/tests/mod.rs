@@ -147,14 +147,13 @@ fn state_of_an_expired_window_is_gone() {
     }
     bundle.append(&map_key("map", b"m"), bytes(b"")).unwrap();
     bundle.commit();
-    store.remove_window(b"k", b"another");
-    store.remove_window(b"k", WINDOW);
-    assert_eq!((store.cells(), store.bytes()), (1, 3));
-    let bundle = store.begin();
-    assert_eq!((read(&bundle, &bag(b"k")), read(&bundle, &bag(b"l"))), (b"".to_vec(), b"a".to_vec()));
-    assert_eq!(read(&bundle, &map_keys("map")), b"");
-    store.remove_window(b"l", WINDOW);
+    store.expire(|window| window != WINDOW);
+    assert_eq!(store.cells(), 2);
+    store.expire(|window| window == WINDOW);
     assert_eq!((store.cells(), store.bytes()), (0, 0));
+    let bundle = store.begin();
+    assert_eq!((read(&bundle, &bag(b"k")), read(&bundle, &bag(b"l"))), (b"".to_vec(), b"".to_vec()));
+    assert_eq!(read(&bundle, &map_keys("map")), b"");
 }
 
 #[test]

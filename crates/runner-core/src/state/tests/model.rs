@@ -203,9 +203,10 @@ proptest! {
                 }
                 Step::GiveUp(index) => bundles[*index] = (store.begin(), Written::default()),
                 Step::Expire(place) => {
-                    if !bundles[place.bundle()].1.0.contains_key(place) {
-                        store.remove_window(&[place.key], &[place.window]);
-                        committed.remove(place);
+                    let in_use = |written: &Written| written.0.keys().any(|used| used.window == place.window);
+                    if !bundles.iter().any(|(_, written)| in_use(written)) {
+                        store.expire(|window| window == [place.window]);
+                        committed.retain(|other, _| other.window != place.window);
                     }
                 }
             }
@@ -216,8 +217,8 @@ proptest! {
         for (window, key) in (0..2).flat_map(|window| (0..4).map(move |key| (window, key))) {
             let place = Place { window, key };
             check(&reader, place, &committed.get(&place).cloned().unwrap_or_default());
-            store.remove_window(&[key], &[window]);
         }
+        store.expire(|_| true);
         prop_assert_eq!((store.bytes(), store.cells()), (0, 0));
     }
 }

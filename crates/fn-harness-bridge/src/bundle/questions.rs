@@ -1,0 +1,182 @@
+//! What a bundle is asked while it runs: `ProcessBundleSplit` and `ProcessBundleProgress`.
+
+use std::collections::BTreeMap;
+use std::convert::Infallible;
+use std::time::Duration;
+
+use beam_model::fn_execution::instruction_request::Request;
+use beam_model::fn_execution::instruction_response::Response;
+use beam_model::fn_execution::process_bundle_split_request::DesiredSplit;
+use beam_model::fn_execution::{
+    InstructionRequest, InstructionResponse, ProcessBundleProgressRequest, ProcessBundleSplitRequest,
+};
+use beam_model::pipeline::MonitoringInfo;
+use runner_core::fault::Fault;
+use runner_core::ports::{BundleRequest, BundleRequests, BundleSplit};
+use tokio::sync::oneshot;
+
+use super::response;
+use crate::worker::WorkerSession;
+
+/// The questions to one bundle; a worker is asked one at a time.
+pub(super) struct Questions<'a> {
+    worker: &'a WorkerSession,
+    /// The instruction that processes the bundle.
+    bundle: &'a str,
+    /// How many elements a data source gets, where that is known.
+    elements: BTreeMap<String, i64>,
+    requests: BundleRequests,
+    asked: Option<Asked>,
+    splits: Vec<BundleSplit>,
+}
+
+/// A question that the worker has to answer.
+struct Asked {
+    instruction: String,
+    /// Whether the worker gets to see it: it may still be on its way when the bundle ends.
+    sent: bool,
+    answer: oneshot::Receiver<InstructionResponse>,
+    reply: Reply,
+}
+
+/// Who waits for the answer. That they may have given up changes nothing.
+enum Reply {
+    Split(oneshot::Sender<Option<BundleSplit>>),
+    Progress(oneshot::Sender<Option<Vec<MonitoringInfo>>>),
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    WorkerGone,
+    /// How the worker broke the protocol, to follow "worker X …".
+    Broken(String),
+}
+
+impl<'a> Questions<'a> {
+    pub(super) fn new(
+        worker: &'a WorkerSession,
+        bundle: &'a str,
+        elements: BTreeMap<String, i64>,
+        mut requests: BundleRequests,
+    ) -> Self {
+        // They were asked of a bundle that had no worker yet: split now, it would give back everything.
+        requests.decline();
+        Self { worker, bundle, elements, requests, asked: None, splits: Vec::new() }
+    }
+
+    /// Asks whatever is to be asked for as long as it is let. Returns only with a fault: an answer that
+    /// breaks the protocol, so that nobody knows what the bundle gave back. May be dropped at any time.
+    pub(super) async fn ask(&mut self) -> Result<Infallible, Fault> {
+        loop {
+            if self.asked.is_none() {
+                match self.requests.next().await {
+                    Some(request) => self.send(request).await,
+                    None => return std::future::pending().await,
+                }
+            }
+            match self.answered().await {
+                Ok(()) => {}
+                Err(Unanswered::Broken(how)) => return Err(self.worker.describe(&how)),
+                // The bundle ends by that too, and says so.
+                Err(Unanswered::WorkerGone) => return std::future::pending().await,
+            }
+        }
+    }
+
+    /// To be called when the worker has answered the bundle: all splits that it has made. Its answer to the
+    /// last one may be on its way yet, since a harness need not send answers in the order in which they
+    /// came to be; that answer is waited for, as there may be work in it that nobody else does.
+    pub(super) async fn finish(mut self, limit: Duration) -> Result<Vec<BundleSplit>, Fault> {
+        self.requests = BundleRequests::none();
+        let splits = |asked: &Asked| asked.sent && matches!(asked.reply, Reply::Split(_));
+        if self.asked.as_ref().is_some_and(splits) {
+            let worker = self.worker;
+            match tokio::time::timeout(limit, self.answered()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(Unanswered::Broken(how))) => return Err(worker.describe(&how)),
+                Ok(Err(Unanswered::WorkerGone)) => return Err(worker.fault().await),
+                Err(_) => {
+                    return Err(worker.describe(&format!(
+                        "answered a bundle but then, for {} s, not whether it had split it",
+                        limit.as_secs()
+                    )));
+                }
+            }
+        }
+        Ok(std::mem::take(&mut self.splits))
+    }
+
+    async fn send(&mut self, request: BundleRequest) {
+        let (name, request, reply) = match request {
+            // Cutting an input needs its length; the reply is dropped, which says that it is not cut. And who
+            // has given up may not want a split any more.
+            BundleRequest::Split { reply, .. } if self.elements.is_empty() || reply.is_closed() => return,
+            BundleRequest::Split { fraction_of_remainder, reply } => {
+                ("split", self.split_request(fraction_of_remainder), Reply::Split(reply))
+            }
+            BundleRequest::Progress { reply } => {
+                let request = ProcessBundleProgressRequest { instruction_id: self.bundle.to_owned() };
+                ("progress", Request::ProcessBundleProgress(request), Reply::Progress(reply))
+            }
+        };
+        let instruction = self.worker.next_instruction(name);
+        let answer = self.worker.expect_answer(&instruction);
+        let asked = self.asked.insert(Asked { instruction: instruction.clone(), sent: false, answer, reply });
+        let request = InstructionRequest { instruction_id: instruction, request: Some(request) };
+        // If it cannot be sent, the worker is gone, and `answer` says so.
+        self.worker.control.send(request).await.ok();
+        asked.sent = true;
+    }
+
+    fn split_request(&self, fraction_of_remainder: f64) -> Request {
+        let desired = |estimated_input_elements| DesiredSplit {
+            fraction_of_remainder,
+            estimated_input_elements,
+            // Anywhere.
+            allowed_split_points: Vec::new(),
+        };
+        let sources = self.elements.iter();
+        Request::ProcessBundleSplit(ProcessBundleSplitRequest {
+            instruction_id: self.bundle.to_owned(),
+            desired_splits: sources.map(|(source, &elements)| (source.clone(), desired(elements))).collect(),
+        })
+    }
+
+    /// Waits for the worker's answer to what it was asked, and hands it on.
+    async fn answered(&mut self) -> Result<(), Unanswered> {
+        let Some(asked) = &mut self.asked else { return Ok(()) };
+        let answer = (&mut asked.answer).await;
+        let Some(Asked { instruction, reply, .. }) = self.asked.take() else { return Ok(()) };
+        let answer = answer.map_err(|_| Unanswered::WorkerGone)?;
+        if !answer.error.is_empty() {
+            // A harness that has not begun on the bundle, or is done with it, may not know it.
+            tracing::debug!(worker = %self.worker.id, %instruction, error = answer.error, "refused");
+            return Ok(());
+        }
+        match (reply, answer.response) {
+            (Reply::Split(reply), Some(Response::ProcessBundleSplit(answer))) => {
+                let known = |source: &str| self.elements.contains_key(source);
+                let split = response::split(answer, known).map_err(Unanswered::Broken)?;
+                self.splits.extend(split.clone());
+                reply.send(split).ok();
+            }
+            (Reply::Progress(reply), Some(Response::ProcessBundleProgress(answer))) => {
+                reply.send(Some(answer.monitoring_infos)).ok();
+            }
+            (Reply::Split(_) | Reply::Progress(_), _) => {
+                return Err(Unanswered::Broken(format!(
+                    "answered instruction {instruction} with something else"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Questions<'_> {
+    fn drop(&mut self) {
+        if let Some(asked) = &self.asked {
+            self.worker.take_answer(&asked.instruction);
+        }
+    }
+}
