@@ -116,6 +116,12 @@ impl<B> StageState<B> {
         self.output == EventTime::MAX
     }
 
+    /// Whether it may have to wait for more than a worker, however much input it has.
+    pub(super) fn must_wait(&self) -> bool {
+        let sorted = matches!(&self.queue, Queue::Keyed(queue) if queue.sorted.is_some());
+        sorted || self.side_inputs_missing > 0
+    }
+
     pub(super) fn watermark(&self) -> EventTime {
         self.watermark
     }

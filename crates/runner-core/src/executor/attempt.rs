@@ -12,6 +12,7 @@ use super::state::StageState;
 use super::{FaultInjection, late, timers};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
+use crate::metrics::Dropped;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
 use crate::ports::{
     BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
@@ -67,9 +68,11 @@ impl Run {
         let input = &plan.collections[stage.input.0];
         let Content { blocks, timers: due, watermark, draining } = self.content;
         let whole = blocks.clone();
+        let mut dropped = Dropped::default();
         let mut blocks: Vec<_> = blocks.into_iter().map(|block| block.data).collect();
         if let Some(keyed) = &stage.keyed {
-            let (open, _dropped) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+            let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+            dropped = Dropped { late, closed: 0 };
             blocks = open;
             if keyed.time_sorted {
                 blocks = vec![elements::sorted_by_time(input, blocks).map_err(failed)?];
@@ -111,6 +114,9 @@ impl Run {
         if let Some(keyed) = &stage.keyed {
             timers = timers::expirations(keyed, input, &blocks).map_err(failed)?;
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
+        }
+        if let Some(keyed) = &stage.keyed {
+            result.monitoring_infos.extend(dropped.monitoring_infos(&keyed.transform));
         }
         Ok(Done { outputs, residuals, timers, state: self.state.user.clone(), result })
     }

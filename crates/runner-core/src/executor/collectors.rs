@@ -9,9 +9,10 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Report;
+use super::{Progress, Report};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
+use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::JobBundleFactory;
 use crate::runner_transforms::group_by_key::GroupByKey;
@@ -67,13 +68,14 @@ impl SideInputCollector {
 
 pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
+    progress: Arc<Progress>,
     collectors: HashMap<NodeId, Collector>,
     side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
 
 impl Collectors {
-    pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { reports, collectors: HashMap::new(), side_inputs: HashMap::new() }
+    pub(super) fn new(reports: mpsc::Sender<Report>, progress: Arc<Progress>) -> Self {
+        Self { reports, progress, collectors: HashMap::new(), side_inputs: HashMap::new() }
     }
 
     /// The collector of a node, started on first use; `None` if the node is none that collects.
@@ -85,7 +87,7 @@ impl Collectors {
         tasks: &mut JoinSet<()>,
     ) -> Option<&Collector> {
         let Node::GroupByKey { output, grouping, name, .. } = &plan.nodes[node.0] else { return None };
-        let reports = &self.reports;
+        let (reports, progress) = (&self.reports, &self.progress);
         Some(self.collectors.entry(node).or_insert_with(|| {
             let (inbox, asks) = mpsc::unbounded_channel();
             let task = Group {
@@ -96,6 +98,7 @@ impl Collectors {
                 name: name.clone(),
                 workers: workers.clone(),
                 reports: reports.clone(),
+                progress: progress.clone(),
             };
             tasks.spawn(report_failure(reports.clone(), task.run(asks)));
             Collector { inbox }
@@ -151,12 +154,14 @@ struct Group {
     name: String,
     workers: Arc<dyn JobBundleFactory>,
     reports: mpsc::Sender<Report>,
+    progress: Arc<Progress>,
 }
 
 impl Group {
     async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
         let mut total = 0;
+        let mut counted = Dropped::default();
         while let Some(ask) = asks.recv().await {
             let bounded = self.grouping.bounded;
             let complete = matches!(ask, Ask::Advance { watermark: EventTime::MAX, .. });
@@ -176,11 +181,21 @@ impl Group {
             }
             // Bounded input has no pane before all is there.
             let panes = complete || !bounded;
+            let dropped = groups.dropped();
+            self.count(std::mem::replace(&mut counted, dropped), dropped);
             if !self.hand_out(&mut groups, if complete { total } else { bytes }, panes).await? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Counts what was dropped since `before`.
+    fn count(&self, before: Dropped, now: Dropped) {
+        let new = Dropped { late: now.late - before.late, closed: now.closed - before.closed };
+        if !new.is_none() {
+            self.progress.metrics().bundle_committed(&new.monitoring_infos(&self.name));
+        }
     }
 
     /// Has the SDK merge what only it can.

@@ -116,7 +116,7 @@ pub async fn run(execution: Execution) -> Outcome {
         });
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone()),
+        collectors: Collectors::new(reports.clone(), execution.progress.clone()),
         engine,
         reports,
         stages,
@@ -211,6 +211,7 @@ impl Job {
             next = tokio::select! {
                 report = inbox.recv() => report.map(|report| self.receive(report)),
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
+                Some(_) = self.finalizers.join_next() => None,
                 wish = wished(&mut wish, granted) => self.grant(wish),
                 () = at(wake) => {
                     self.wake = None;
