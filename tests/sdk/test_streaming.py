@@ -8,8 +8,10 @@ from apache_beam import coders
 from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
+from apache_beam.testing import test_stream
+from apache_beam.transforms import userstate
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
-from apache_beam.transforms.window import FixedWindows
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import harness
 import wire
@@ -106,3 +108,48 @@ def test_what_ends_can_be_drained_too(endpoint, stub):
 def _slowly(x):
   time.sleep(1)
   return x
+
+
+def late(endpoint, build):
+  """Runs a TestStream whose last two elements come when their window is over, and beyond lateness."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  stream = (
+      test_stream.TestStream().advance_watermark_to(5).add_elements([('k', 1), ('k', 2)])
+      .advance_watermark_to(25).add_elements([TimestampedValue(('k', 3), 6)])
+      .add_elements([TimestampedValue(('k', 4), 6)]).advance_watermark_to_infinity())
+  build(pipeline | stream | beam.WindowInto(FixedWindows(10)))
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  return result
+
+
+def dropped(stub, result, step):
+  """The committed counts of elements that a step of this name dropped."""
+  found = stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).metrics.committed
+  return [coders.VarIntCoder().decode(info.payload) for info in found
+          if 'dropped' in info.labels.get('NAME', '').lower() and step in info.labels['PTRANSFORM']]
+
+
+def test_late_elements_are_dropped_and_counted(endpoint, stub):
+  result = late(endpoint, lambda pairs: harness.check(
+      pairs | 'Grouped' >> beam.GroupByKey() | beam.MapTuple(lambda k, vs: (k, sorted(vs))),
+      [('k', [1, 2])]))
+  assert dropped(stub, result, 'Grouped') == [2]
+
+
+class _Keep(beam.DoFn):
+  BAG = userstate.BagStateSpec('bag', coders.VarIntCoder())
+
+  def process(self, element, bag=beam.DoFn.StateParam(BAG)):
+    bag.add(element[1])
+    yield element[0], len(list(bag.read()))
+
+
+def test_late_elements_do_not_reach_state(endpoint, stub):
+  """The state of their window is gone."""
+  result = late(endpoint, lambda pairs: harness.check(
+      pairs | 'Keep' >> beam.ParDo(_Keep()), [('k', 1), ('k', 2)]))
+  assert dropped(stub, result, 'Keep') == [2]
