@@ -251,11 +251,21 @@ def test_no_pipeline(stub):
   assert 'pipeline' in raised.value.details()
 
 
-def test_what_does_not_run_is_refused_by_name(stub):
+def test_a_second_test_stream_is_refused_by_name(stub):
   proto = wire.pipeline_proto(lambda p: (p | 'One' >> TestStream(), p | 'Other' >> TestStream()))
   code, details = prepare_refused(stub, proto)
   assert code == UNIMPLEMENTED, details
   assert 'second TestStream' in details and ('One' in details or 'Other' in details), details
+
+
+def test_what_cannot_run_yet_is_refused_by_name(stub):
+  """Panes that retract: if this engine makes them one day, Prepare accepts it, and this test says so."""
+  proto = wire.small_proto()
+  for strategy in proto.components.windowing_strategies.values():
+    strategy.accumulation_mode = api.AccumulationMode.RETRACTING
+  code, details = prepare_refused(stub, proto)
+  assert code == UNIMPLEMENTED, details
+  assert 'GroupByKey' in details and 'retract' in details.lower(), details
 
 
 # --- Artifacts

@@ -1,242 +1,168 @@
-"""Unbounded pipelines: TestStreams under every way of cutting bundles, real time, late data, drain."""
+"""Jobs whose input never ends, in real time: they run until they are cancelled or drained."""
 
 import subprocess
 import time
 
 import apache_beam as beam
 import pytest
-from apache_beam.coders import StrUtf8Coder, VarIntCoder
-from apache_beam.metrics import MetricsFilter
+from apache_beam import coders
+from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
-from apache_beam.runners.portability import portable_metrics
-from apache_beam.testing.test_stream import TestStream
-from apache_beam.transforms import trigger, userstate
-from apache_beam.transforms.combiners import CountCombineFn
+from apache_beam.testing import test_stream
+from apache_beam.transforms import userstate
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
-from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 import conftest
 import harness
 import wire
 
-DISCARDING = trigger.AccumulationMode.DISCARDING
-ACCUMULATING = trigger.AccumulationMode.ACCUMULATING
-# Results are the same under all of these.
-WAYS = {
-    'default': (),
-    'elements': ('--bundle_size=element', ),
-    'two_workers': ('--sdk_workers=2', ),
-    'failing_first': ('--inject_bundle_failures=first_attempt', ),
-}
-DRAIN_SECONDS = 30
-DAY = 86400
+SPACE = 'beamline.tests.streaming'
+# What must come of an endless source within this time; it makes ten elements a second.
+SECONDS = 30
 
 
-def at(*pairs):
-  return [TimestampedValue(value, time_) for value, time_ in pairs]
+@pytest.fixture
+def stub(endpoint):
+  with wire.job_service(endpoint) as service:
+    yield service
 
 
-def pane_of(element, window=beam.DoFn.WindowParam, pane=beam.DoFn.PaneInfoParam):
-  key, values = element
-  return key, int(window.start), sorted(values), pane.index, pane.timing
+def _seen(x, name):
+  Metrics.counter(SPACE, name).inc()
+  return x
 
 
-def early_on_time_and_late(p):
-  """A pane each time two are there, one at the end of the window, one for what comes late."""
-  events = (
-      TestStream().advance_watermark_to(0).add_elements(at((('k', 1), 1), (('k', 2), 2)))
-      .add_elements(at((('k', 3), 3))).advance_watermark_to(10).add_elements(at((('k', 4), 4)))
-      .advance_watermark_to(16).add_elements(at((('k', 5), 5))).advance_watermark_to_infinity())
-  fires = trigger.AfterWatermark(early=trigger.AfterCount(2), late=trigger.AfterCount(1))
-  panes = (
-      p | events | beam.WindowInto(
-          FixedWindows(10), trigger=fires, accumulation_mode=ACCUMULATING, allowed_lateness=5)
-      | beam.GroupByKey() | beam.Map(pane_of))
-  early, on_time, late = 0, 1, 2
-  # 5 comes when the window has expired.
-  harness.check(panes, [
-      ('k', 0, [1, 2], 0, early), ('k', 0, [1, 2, 3], 1, on_time), ('k', 0, [1, 2, 3, 4], 2, late)])
-
-
-def sessions_merge_as_the_watermark_goes_on(p):
-  events = (
-      TestStream().add_elements(at((('k', 1), 1), (('k', 2), 20)))
-      .advance_watermark_to(12).add_elements(at((('k', 3), 12))).advance_watermark_to(19)
-      .add_elements(at((('k', 4), 29))).advance_watermark_to_infinity())
-  groups = (
-      p | events | beam.WindowInto(Sessions(10)) | beam.GroupByKey()
-      | beam.Map(lambda e, w=beam.DoFn.WindowParam: (int(w.start), int(w.end), sorted(e[1]))))
-  harness.check(groups, [(1, 11, [1]), (12, 39, [2, 3, 4])])
-
-
-class SumUntilTheEnd(beam.DoFn):
-  """Sums by key and window; what is there is given out at a processing time and at the end."""
-  SUM = userstate.CombiningValueStateSpec('sum', VarIntCoder(), CountCombineFn())
-  SOON = userstate.TimerSpec('soon', userstate.TimeDomain.REAL_TIME)
-  END = userstate.TimerSpec('end', userstate.TimeDomain.WATERMARK)
-
-  def process(
-      self, element, sum_=beam.DoFn.StateParam(SUM), soon=beam.DoFn.TimerParam(SOON),
-      end=beam.DoFn.TimerParam(END), window=beam.DoFn.WindowParam):
-    sum_.add(element[1])
-    soon.set(15)
-    end.set(window.end)
-
-  @userstate.on_timer(SOON)
-  def when_soon(self, key=beam.DoFn.KeyParam, sum_=beam.DoFn.StateParam(SUM)):
-    yield key, 'soon', sum_.read()
-
-  @userstate.on_timer(END)
-  def at_the_end(self, key=beam.DoFn.KeyParam, sum_=beam.DoFn.StateParam(SUM)):
-    yield key, 'end', sum_.read()
-
-
-def timers_of_both_times(p):
-  """The timer for the very end of the window, a millisecond after its last one, finds the state."""
-  events = (
-      TestStream().add_elements(at((('a', 1), 1), (('b', 1), 2))).advance_processing_time(10)
-      .add_elements(at((('a', 1), 3))).advance_processing_time(10)
-      .add_elements(at((('a', 1), 4))).advance_watermark_to_infinity())
-  sums = p | events | beam.WindowInto(FixedWindows(10)) | beam.ParDo(SumUntilTheEnd())
-  # The second 'soon' of a was due when it was set.
-  harness.check(sums, [
-      ('a', 'soon', 2), ('b', 'soon', 1), ('a', 'soon', 3), ('a', 'end', 3), ('b', 'end', 1)])
-
-
-def two_outputs_have_watermarks_of_their_own(p):
-  events = (
-      TestStream().add_elements(at(('fast', 1)), tag='fast').add_elements(at(('slow', 1)), tag='slow')
-      .advance_watermark_to(20, tag='fast').advance_watermark_to(5, tag='slow')
-      .add_elements(at(('slow again', 6)), tag='slow').add_elements(at(('too late', 2)), tag='fast')
-      .advance_watermark_to_infinity(tag='fast').advance_watermark_to_infinity(tag='slow'))
-  outputs = p | events
-  for tag, expected in (('fast', [['fast']]), ('slow', [['slow', 'slow again']])):
-    grouped = (
-        outputs[tag] | tag >> beam.WindowInto(FixedWindows(10)) | tag + ' keyed' >> beam.WithKeys('k')
-        | tag + ' grouped' >> beam.GroupByKey() | tag + ' values' >> beam.Map(lambda e: sorted(e[1])))
-    harness.check(grouped, expected, label='Check ' + tag)
-
-
-def processing_time_triggers(p):
-  events = TestStream(coder=StrUtf8Coder())
-  for text in 'abc':
-    events.add_elements([text]).advance_processing_time(4)
-  events.advance_watermark_to_infinity()
-  panes = (
-      p | events | beam.WindowInto(
-          FixedWindows(10), trigger=trigger.Repeatedly(trigger.AfterProcessingTime(6)),
-          accumulation_mode=DISCARDING)
-      | beam.WithKeys(0) | beam.GroupByKey() | beam.Map(lambda e: sorted(e[1])))
-  harness.check(panes, [['a', 'b'], ['c']])
-
-
-SCRIPTED = [
-    early_on_time_and_late, sessions_merge_as_the_watermark_goes_on, timers_of_both_times,
-    two_outputs_have_watermarks_of_their_own, processing_time_triggers
-]
-
-
-def streaming(endpoint, *options):
-  return beam.Pipeline(options=PipelineOptions(
-      harness.portable_options(endpoint, extra=('--streaming', '--allow_unsafe_triggers') + options)))
-
-
-@pytest.mark.parametrize('way', sorted(WAYS))
-@pytest.mark.parametrize('build', SCRIPTED, ids=lambda build: build.__name__)
-def test_scripted_streams_come_to_the_same_however_bundles_are_cut(build, way, endpoint):
-  p = streaming(endpoint, *WAYS[way])
-  build(p)
-  result = harness.run_pipeline(p)
-  assert result.state == 'DONE'
-  assert harness.checks_passed(result) == p.beamline_checks
-
-
-def test_what_is_dropped_is_counted(endpoint):
-  p = streaming(endpoint)
-  early_on_time_and_late(p)
-  result = harness.run_pipeline(p)
-  dropped = result.metrics().query(MetricsFilter().with_name('droppedDueToLateness'))['counters']
-  assert [counter.committed for counter in dropped] == [1]
-
-
-def test_periodic_impulses_come_in_real_time(endpoint):
-  p = streaming(endpoint)
-  began = time.time()
-  start = began + 1
-  counts = (
-      p | PeriodicImpulse(start, start + 3, 0.1) | beam.WindowInto(FixedWindows(1))
-      | beam.WithKeys('k') | beam.combiners.Count.PerKey() | beam.Values())
-  total = counts | 'Whole' >> beam.WindowInto(GlobalWindows()) | beam.CombineGlobally(sum)
-  harness.check(total, [30])
-  result = harness.run_pipeline(p)
-  assert harness.checks_passed(result) == 1
-  assert time.time() - began >= 3.5
+def _grouped(key_and_values):
+  Metrics.counter(SPACE, 'grouped').inc(len(list(key_and_values[1])))
+  return key_and_values
 
 
 def endless(endpoint):
-  p = streaming(endpoint)
-  made = beam.metrics.Metrics.counter(harness.NAMESPACE, 'made')
-  closed = beam.metrics.Metrics.counter(harness.NAMESPACE, 'closed')
-
-  class Count(beam.DoFn):
-    def __init__(self, counter):
-      self.counter = counter
-
-    def process(self, element):
-      self.counter.inc(element[1])
-      yield element
-
-  (p | PeriodicImpulse(fire_interval=0.01) | beam.Map(lambda _: ('k', 1)) | 'Made' >> beam.ParDo(Count(made))
-   | beam.WindowInto(FixedWindows(DAY)) | beam.CombinePerKey(sum) | 'Closed' >> beam.ParDo(Count(closed)))
-  return p.run()
+  """Starts a job that counts what its source makes, and what leaves windows of a second."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  (  # pylint: disable=expression-not-assigned
+      pipeline | PeriodicImpulse(fire_interval=0.1) | 'See' >> beam.Map(_seen, 'made')
+      | beam.Map(lambda x: ('k', x)) | beam.WindowInto(FixedWindows(1)) | beam.GroupByKey()
+      | 'Grouped' >> beam.Map(_grouped))
+  return pipeline.run()
 
 
-def counter(result, name):
-  """Asks the server: the result keeps the first answer that it gets."""
-  metrics = result._job_service.GetJobMetrics(  # pylint: disable=protected-access
-      jobs.GetJobMetricsRequest(job_id=result._job_id))  # pylint: disable=protected-access
-  counted = portable_metrics.from_monitoring_infos(metrics.metrics.committed)[0]
-  return sum(value for key, value in counted.items() if key.metric.name == name)
+def counted(stub, result, name):
+  """As it is now: the client asks once, and keeps the answer."""
+  found = stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).metrics.committed
+  return sum(coders.VarIntCoder().decode(info.payload) for info in found
+             if (info.labels.get('NAMESPACE'), info.labels.get('NAME')) == (SPACE, name))
 
 
-def only_job(stub, state):
-  running = [job for job in stub.GetJobs(jobs.GetJobsRequest()).job_info if job.state == state]
-  assert len(running) == 1, running
-  return running[0].job_id
+def wait_for_windows(stub, result):
+  deadline = time.monotonic() + SECONDS
+  while counted(stub, result, 'grouped') < 10:
+    assert time.monotonic() < deadline, 'made %d, grouped %d, %s' % (
+        counted(stub, result, 'made'), counted(stub, result, 'grouped'), result.state)
+    time.sleep(0.2)
 
 
-@pytest.mark.parametrize('how', ['job_service', 'command'])
-def test_a_drained_job_closes_its_windows_and_loses_nothing(how, server, endpoint):
-  """The window would be open for a day."""
+def _by_the_job_service(endpoint, job_id):
+  with wire.job_service(endpoint) as stub:
+    answer = stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    return jobs.JobState.Enum.Name(answer.state)
+
+
+def _by_the_command(endpoint, job_id):
+  command = [conftest.BINARY, 'jobs', '--endpoint', endpoint, 'drain', job_id]
+  return subprocess.check_output(command, text=True, timeout=wire.CALL_SECONDS).strip()
+
+
+@pytest.mark.parametrize('drain', [_by_the_job_service, _by_the_command])
+def test_drain(drain, endpoint, stub):
+  """The source stops, its last window closes, and everything it made is accounted for."""
   result = endless(endpoint)
   try:
-    with wire.job_service(endpoint) as stub:
-      deadline = time.monotonic() + DRAIN_SECONDS
-      while counter(result, 'made') < 50:
-        assert time.monotonic() < deadline, 'no impulse comes'
-        time.sleep(0.1)
-      assert counter(result, 'closed') == 0
-      job_id = only_job(stub, jobs.JobState.RUNNING)
-      if how == 'job_service':
-        answer = stub.Drain(jobs.DrainJobRequest(job_id=job_id))
-        assert answer.state == jobs.JobState.DRAINING
-      elif server is None:
-        pytest.skip('the server is not ours')
-      else:
-        command = [conftest.BINARY, 'jobs', '--endpoint', endpoint, 'drain', job_id]
-        assert subprocess.check_output(command, text=True).strip() == 'DRAINING'
-      assert wire.states(stub, job_id)[-1] == jobs.JobState.DRAINED
+    wait_for_windows(stub, result)
+    job_id = result._job_id  # pylint: disable=protected-access
+    assert drain(endpoint, job_id) == 'DRAINING'
+    seen = wire.states(stub, job_id, SECONDS)
+    assert seen[-1] == jobs.JobState.DRAINED and jobs.JobState.DRAINING in seen, seen
+    assert counted(stub, result, 'made') == counted(stub, result, 'grouped') >= 10
   finally:
     harness.cancel_quietly(result)
-  assert counter(result, 'made') == counter(result, 'closed') >= 50
 
 
-def test_an_endless_job_is_cancelled(endpoint):
+def test_cancel(endpoint, stub):
   result = endless(endpoint)
-  deadline = time.monotonic() + DRAIN_SECONDS
-  while counter(result, 'made') < 1:
-    assert time.monotonic() < deadline, 'no impulse comes'
-    time.sleep(0.1)
-  result.cancel()
-  assert result.state == 'CANCELLED'
+  try:
+    wait_for_windows(stub, result)
+    result.cancel()
+    job_id = result._job_id  # pylint: disable=protected-access
+    assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.CANCELLED
+  finally:
+    harness.cancel_quietly(result)
+
+
+def test_what_ends_can_be_drained_too(endpoint, stub):
+  """A bounded job ends by itself; a drain lets it."""
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint)))
+  harness.check(pipeline | beam.Create([1, 2]) | beam.Map(_slowly), [1, 2])
+  result = pipeline.run()
+  job_id = result._job_id  # pylint: disable=protected-access
+  try:
+    stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.DRAINED
+    assert harness.checks_passed(result) == 1
+  finally:
+    harness.cancel_quietly(result)
+
+
+def _slowly(x):
+  time.sleep(1)
+  return x
+
+
+def late(endpoint, build):
+  """Runs a TestStream whose last two elements come when their window is over, and beyond lateness."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  stream = (
+      test_stream.TestStream().advance_watermark_to(5).add_elements([('k', 1), ('k', 2)])
+      .advance_watermark_to(25).add_elements([TimestampedValue(('k', 3), 6)])
+      .add_elements([TimestampedValue(('k', 4), 6)]).advance_watermark_to_infinity())
+  build(pipeline | stream | beam.WindowInto(FixedWindows(10)))
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  return result
+
+
+def dropped(stub, result, step):
+  """The committed counts of elements that a step of this name dropped."""
+  found = stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).metrics.committed
+  return [coders.VarIntCoder().decode(info.payload) for info in found
+          if 'dropped' in info.labels.get('NAME', '').lower() and step in info.labels['PTRANSFORM']]
+
+
+def test_late_elements_are_dropped_and_counted(endpoint, stub):
+  result = late(endpoint, lambda pairs: harness.check(
+      pairs | 'Grouped' >> beam.GroupByKey() | beam.MapTuple(lambda k, vs: (k, sorted(vs))),
+      [('k', [1, 2])]))
+  assert dropped(stub, result, 'Grouped') == [2]
+
+
+class _Keep(beam.DoFn):
+  BAG = userstate.BagStateSpec('bag', coders.VarIntCoder())
+
+  def process(self, element, bag=beam.DoFn.StateParam(BAG)):
+    bag.add(element[1])
+    yield element[0], len(list(bag.read()))
+
+
+def test_late_elements_do_not_reach_state(endpoint, stub):
+  """The state of their window is gone."""
+  result = late(endpoint, lambda pairs: harness.check(
+      pairs | 'Keep' >> beam.ParDo(_Keep()), [('k', 1), ('k', 2)]))
+  assert dropped(stub, result, 'Keep') == [2]

@@ -97,6 +97,7 @@ impl Run {
         };
         let result = factory.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
+        result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));

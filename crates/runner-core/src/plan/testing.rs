@@ -95,6 +95,7 @@ impl PlanBuilder {
             restriction_reader: None,
             drain: None,
             keyed: None,
+            counted_elsewhere: None,
         })));
         made
     }
