@@ -7,9 +7,10 @@ use beam_model::coders::Coder;
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::Environment;
 
+use super::test_stream::TestStreamElements;
 use super::{
     AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
-    Merging, Node, OutputTime, Stage, StageSideInput,
+    Merging, Node, OutputTime, Stage, StageSideInput, TestStream, TestStreamEvent, TestStreamSource,
 };
 use crate::ports::StageSpec;
 
@@ -52,6 +53,27 @@ impl PlanBuilder {
         let output = self.collection(Coder::Bytes);
         self.plan.nodes.push(Node::Impulse { output });
         output
+    }
+
+    /// A TestStream with this many outputs; their tags are `out0`, `out1`, ….
+    pub(crate) fn test_stream(&mut self, outputs: usize) -> Vec<CollectionId> {
+        let made: Vec<_> = (0..outputs).map(|_| self.collection(key_value())).collect();
+        self.plan.nodes.push(Node::TestStream(Box::new(TestStream {
+            name: "TestStream".to_owned(),
+            outputs: made.iter().enumerate().map(|(n, id)| (format!("out{n}"), *id)).collect(),
+            events: TestStreamSource::Listed(Vec::new()),
+            elements: TestStreamElements::of("none", &BTreeMap::new()),
+        })));
+        made
+    }
+
+    /// Lists the events of the TestStream that was added last.
+    pub(crate) fn play(&mut self, events: Vec<TestStreamEvent>) {
+        let stream = self.plan.nodes.iter_mut().rev().find_map(|node| match node {
+            Node::TestStream(stream) => Some(stream),
+            _ => None,
+        });
+        stream.expect("the plan has a TestStream").events = TestStreamSource::Listed(events);
     }
 
     /// A stage with this many outputs. Its sinks are `sink0`, `sink1`, …; its source is `source`.
@@ -105,6 +127,14 @@ impl PlanBuilder {
         match self.plan.nodes.last_mut() {
             Some(Node::Stage(stage)) => stage,
             other => panic!("the last node is no stage but {other:?}"),
+        }
+    }
+
+    /// How the GroupByKey that was added last groups.
+    pub(crate) fn last_grouping(&mut self) -> &mut Grouping {
+        match self.plan.nodes.last_mut() {
+            Some(Node::GroupByKey { grouping, .. }) => grouping,
+            other => panic!("the last node is no GroupByKey but {other:?}"),
         }
     }
 
