@@ -44,6 +44,7 @@ impl PlanBuilder {
             by_key: false,
             timed: false,
             side_input_patterns: Vec::new(),
+            live: None,
         });
         id
     }
