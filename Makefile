@@ -6,8 +6,9 @@ VENV_PYTHON := $(VENV)/bin/python
 BEAM_VERSION := $(shell cat proto/BEAM_VERSION)
 INPUT ?= tests/data/kinglear.txt
 OUTPUT ?= target/wordcount
-SUITE ?= portable
-ENV ?= LOOPBACK
+# Of tests/conformance/runs.py; all of them if none is named.
+SUITE ?= all
+ENV ?=
 DEBUG_BIN := target/debug/beamline
 RELEASE_BIN := target/release/beamline
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
@@ -36,8 +37,8 @@ test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='
 	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) $(VENV_PYTHON) -m pytest -c tests/sdk/pytest.ini \
 	  --session-timeout=$(SDK_TEST_SECONDS) tests/sdk $(ARGS)
 
-conformance: release $(VENV)/conformance.stamp ## the SDK's own tests (SUITE=portable ENV=LOOPBACK|EXTERNAL|PROCESS)
-	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) --env $(ENV) $(ARGS)
+conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/capabilities.md (SUITE=portable ENV=EXTERNAL for some)
+	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
 	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) $(or $(ARGS),--output docs/benchmarks.md)

@@ -82,7 +82,7 @@ def _emit(obj):
 
 
 def _install_job_tracking():
-  import features
+  import proto_features
   from apache_beam.runners.portability import portable_runner
   original_run = portable_runner.JobServiceHandle.run
   original_submit = portable_runner.JobServiceHandle.submit
@@ -91,7 +91,7 @@ def _install_job_tracking():
   def submit(self, proto_pipeline):
     JOBS.submitted += 1  # counts pipelines rejected in Prepare as well
     try:
-      JOBS.features.update(features.features(proto_pipeline))
+      JOBS.features.update(proto_features.features(proto_pipeline))
     except Exception as e:  # never the test's business
       JOBS.features.add('unreadable:' + repr(e)[:100])
     return original_submit(self, proto_pipeline)
@@ -270,7 +270,8 @@ def pytest_runtest_protocol(item, nextitem):
     if jobs:
       left = _cancel_unfinished(jobs, _current.get('outcome') == 'pass')
     outcome, message = _current.get('outcome'), _current.get('message', '')
-    if JOBS.refusals and outcome in ('fail', 'error'):
+    # One that passes because it wants an exception, whichever, was not run either.
+    if JOBS.refusals and outcome in ('pass', 'fail', 'error'):
       outcome, message = 'refused', JOBS.refusals[-1]
     record = {
         'event': 'finish',

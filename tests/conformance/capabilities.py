@@ -1,28 +1,25 @@
 #!/usr/bin/env python3
-"""Writes docs/capabilities.md from the results of the portable suites; `run.py` calls it.
+"""Writes docs/capabilities.md from what is in the results folder; `run.py` calls it.
 
-    python tests/conformance/capabilities.py tests/conformance/results/loopback docs/capabilities.md
+features.tsv says which tests prove a feature, excused.tsv which oracles are not met for what reason.
+Nothing on the page is typed in: a feature is there if the tests that prove it passed.
 """
 
 import collections
-import csv
 import json
 import pathlib
-import sys
+
+import results
+import runs
 
 HERE = pathlib.Path(__file__).resolve().parent
-# How PortableRunnerTest is submitted, and what the column is called.
-WAYS = collections.OrderedDict([
-    ('portable', 'batch'), ('portable-streaming', 'streaming'),
-    ('portable-unoptimized', 'unoptimized'), ('portable-optimized', 'optimized')])
 PEERS = collections.OrderedDict([('prism', 'Prism 2.77'), ('flink262', 'Flink 1.19 (Beam 2.62)')])
 MARKS = {
     'pass': 'ok', 'fail': '**failed**', 'refused': 'refused', 'error': '**error**',
     'timeout': '**hung**', 'crash': '**crashed**', 'skip': 'skipped', 'xfail': 'skipped',
-    'xpass': 'ok'
+    'xpass': 'ok', 'excused': 'excused'
 }
-# What the engine does not run yet, by a predicate on the features of a submitted pipeline. A test
-# that needs one of these may be refused at Prepare; every other test must pass.
+# What a test asks for beyond stateless batch pipelines, by the features of what it submits.
 NEEDS = collections.OrderedDict([
     ('state', lambda f: f.startswith('state:') or f == 'requirement:pardo:stateful:v1'),
     ('timers', lambda f: f.startswith('timer:')),
@@ -31,162 +28,305 @@ NEEDS = collections.OrderedDict([
     ('TestStream', lambda f: f.startswith(('teststream:', 't:teststream'))),
     ('unbounded', lambda f: f == 'unbounded'),
 ])
-
-# Not owed: what the test asserts cannot hold on this way of submitting.
-BY_DESIGN = {
-    ('portable-unoptimized', 'test_pack_combiners'):
-        'looks for counters of the step that the client\'s combiner packing makes, and this way of '
-        'submitting turns that off',
-}
-
-Row = collections.namedtuple('Row', 'outcome seconds jobs message')
-
-
-def read_results(path):
-  """{test: Row} of a results.tsv; empty if the suite was not run."""
-  rows = {}
-  if path.exists():
-    with open(path, encoding='utf-8', newline='') as f:
-      for cells in csv.reader(f, delimiter='\t', quoting=csv.QUOTE_NONE):
-        message = cells[4] if len(cells) > 4 else ''
-        rows[cells[0].rsplit('::', 1)[1]] = Row(cells[1], float(cells[2]), int(cells[3]), message)
-  return rows
+OTHERS = collections.OrderedDict([
+    ('prism', 'Prism'), ('fnapi', 'FnApiRunner'), ('flink', 'Flink'), ('spark', 'Spark'),
+    ('dataflow', 'Dataflow')])
+FEATURE_COLUMNS = ['group', 'feature', *OTHERS, 'proof']
+EXCUSE_COLUMNS = ['runs', 'test', 'reason']
+WORDS = {'Y': 'yes', 'P': 'partly', 'N': 'no', '?': '?'}
+# The name under which tests of this repository (tests/sdk) are proofs.
+SDK = 'sdk'
+# In place of proofs: the feature is not there, and why.
+ABSENT = 'no:'
 
 
-def read_features(folders):
-  """{test: set of features}, over all ways of submitting."""
-  features = collections.defaultdict(set)
-  for folder in folders:
-    path = folder / 'features.tsv'
-    if path.exists():
-      with open(path, encoding='utf-8') as f:
-        for line in f:
-          test, _, names = line.rstrip('\n').split('\t')
-          features[test.rsplit('::', 1)[1]].update(names.split())
-  return features
+class DataError(Exception):
+  """features.tsv or excused.tsv speak of what is not there."""
 
 
-def needs_of(features):
-  return [name for name, needed in NEEDS.items() if any(needed(f) for f in features)]
+def features():
+  return results.read_table(HERE / 'features.tsv', FEATURE_COLUMNS)
 
 
-def counts(rows):
-  """(passed, reached the runner) as the suites count them: a skipped test reaches nobody."""
-  reached = [r for r in rows.values() if r.jobs != 0]
-  return sum(r.outcome == 'pass' for r in reached), len(reached)
+def proofs(feature):
+  """[(run, test)] of one row of features.tsv."""
+  text = feature['proof']
+  if not text or text.startswith(ABSENT):
+    return []
+  found = []
+  for proof in text.split():
+    run, separator, test = proof.partition('::')
+    if not separator or run not in (SDK, *runs.RUNS):
+      raise DataError('features.tsv, %s: the proof %r is not of the form RUN::TEST' % (
+          feature['feature'], proof))
+    found.append((run, test))
+  return found
+
+
+def sdk_tests():
+  """The tests of tests/sdk that prove something, as pytest names them."""
+  return sorted({test for one in features() for run, test in proofs(one) if run == SDK})
+
+
+def _json(path):
+  return json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
+
+
+class Result:
+  """What one run left; `rows` is empty if it has not been run."""
+  def __init__(self, folder, name):
+    self.name = name
+    self.rows = results.read(folder / name / 'results.tsv')
+    self.features = results.read_features(folder / name / 'features.tsv')
+    self.about = _json(folder / name / 'run.json')
+    self.stopped = _json(folder / name / 'summary.json').get('stopped', '')
+
+  def find_all(self, test, who):
+    """The Rows of a test and, of one in tests/sdk without [parameters], of all its parameters; empty
+    if this was not run, or not to its end."""
+    if self.name == SDK and '[' not in test:
+      rows = [row for name, row in self.rows.items() if name.split('[')[0] == test]
+      if rows:
+        return rows
+    row = self.find(test, who)
+    return [row] if row else []
+
+  def find(self, test, who):
+    """The test's Row; None if this was not run, or not to its end."""
+    try:
+      row = results.find(self.rows, test)
+    except ValueError as e:
+      raise DataError('%s: %s' % (who, e)) from e
+    if row is None and self.rows and not self.stopped:
+      raise DataError('%s: no test %s in %s' % (who, test, self.name))
+    return row
 
 
 class Report:
   def __init__(self, folder):
-    self.mine = {way: read_results(folder / way / 'results.tsv') for way in WAYS}
+    folder = pathlib.Path(folder)
+    self.runs = collections.OrderedDict((name, Result(folder, name)) for name in runs.RUNS)
+    self.sdk = Result(folder, SDK)
     self.peers = {
-        peer: {way: read_results(HERE / 'peers' / ('%s-%s.tsv' % (peer, way))) for way in WAYS}
-        for peer in PEERS
+        peer: {name: results.read(HERE / 'peers' / ('%s-%s.tsv' % (peer, name)))
+               for name in runs.RUNS} for peer in PEERS
     }
-    self.features = read_features([folder / way for way in WAYS])
-    with open(folder / 'run.json', encoding='utf-8') as f:
-      self.run = json.load(f)
-    # Skipped by the SDK for every runner: no row.
-    self.tests = sorted({
-        test for rows in self.mine.values() for test, row in rows.items()
-        if row.jobs != 0 or row.outcome not in ('skip', 'xfail')
-    })
+    self.excuses = results.read_table(HERE / 'excused.tsv', EXCUSE_COLUMNS)
+    self.excused = self._excused()
 
-  def owed(self):
-    """[(way, test, outcome, message)] of what should have passed, and did not."""
-    found = []
-    for way, rows in self.mine.items():
-      for test, row in sorted(rows.items()):
-        excused = (way, test) in BY_DESIGN or (
-            row.outcome == 'refused' and needs_of(self.features[test]))
-        if row.outcome not in ('pass', 'skip', 'xfail', 'xpass') and not excused:
-          found.append((way, test, row.outcome, row.message))
+  def _excused(self):
+    """{(run, test id): reason}, of those that were run."""
+    found = {}
+    for excuse in self.excuses:
+      for run in excuse['runs'].split():
+        if run not in self.runs:
+          raise DataError('excused.tsv, %s: there is no run %s' % (excuse['test'], run))
+        row = self.runs[run].find(excuse['test'], 'excused.tsv')
+        if row:
+          found[run, row.test] = excuse['reason']
     return found
 
-  def summary(self):
-    yield '| submitted as | Beamline passes | refused | owed | ' + (
+  def outcome(self, run, row):
+    """As the suites count it, and `excused` for what did not pass and need not."""
+    good = row.outcome in results.PASSED + results.SKIPPED
+    return row.outcome if good or (run, row.test) not in self.excused else 'excused'
+
+  def counts(self, run):
+    """({outcome: how many}, how many reached the runner)."""
+    rows = self.runs[run].rows.values()
+    outcomes = collections.Counter()
+    for row in rows:
+      if results.reached(row) or row.outcome not in results.PASSED:
+        outcomes[self.outcome(run, row)] += 1
+    return outcomes, sum(map(results.reached, rows))
+
+  def owed(self, names):
+    """[(run, Row)] of what should have passed in these runs, and did not."""
+    good = results.PASSED + results.SKIPPED + ('excused',)
+    return [(name, row) for name in names
+            for row in (self.sdk if name == SDK else self.runs[name]).rows.values()
+            if self.outcome(name, row) not in good]
+
+  def summary(self, names):
+    yield '| suite | reached Beamline | passed | failed | hung | refused | excused | skipped by the SDK | ' + (
         ' | '.join(PEERS.values()) + ' |')
-    yield '|---|--:|--:|--:|' + '--:|' * len(PEERS)
-    owed = collections.Counter(way for way, *_ in self.owed())
-    for way, name in WAYS.items():
-      passed, reached = counts(self.mine[way])
-      refused = sum(r.outcome == 'refused' for r in self.mine[way].values())
+    yield '|---|--:|--:|--:|--:|--:|--:|--:|' + '--:|' * len(PEERS)
+    for name in names:
+      outcomes, reached = self.counts(name)
       peers = []
-      for rows in self.peers.values():
-        peers.append('%d of %d' % counts(rows[way]) if rows[way] else '–')
-      yield '| %s (`%s`) | %d of %d | %d | %d | %s |' % (
-          name, way, passed, reached, refused, owed[way], ' | '.join(peers))
+      for rows in (self.peers[peer][name].values() for peer in PEERS):
+        asked = [row for row in rows if results.reached(row)]
+        peers.append('%d of %d' % (
+            sum(r.outcome in results.PASSED for r in asked), len(asked)) if asked else '–')
+      label = '`%s`: %s' % (name, runs.RUNS[name].about)
+      if not self.runs[name].rows:
+        cells = ['not run'] + [''] * 6
+      else:
+        if self.runs[name].stopped:
+          label += ' (%s)' % self.runs[name].stopped
+        cells = [
+            reached, sum(outcomes[o] for o in results.PASSED),
+            sum(outcomes[o] for o in ('fail', 'error', 'crash')), outcomes['timeout'],
+            outcomes['refused'], outcomes['excused'], sum(outcomes[o] for o in results.SKIPPED)]
+      yield '| %s | %s | %s |' % (label, ' | '.join(map(str, cells)), ' | '.join(peers))
 
-  def table(self):
-    columns = [(self.mine[way], 'Beamline ' + name) for way, name in WAYS.items()]
+  def state(self, feature):
+    """Beamline's cell of a feature, and the cell that says why."""
+    text = feature['proof']
+    if text.startswith(ABSENT):
+      return 'no', escaped(text[len(ABSENT):].strip())
+    if not text:
+      return 'no test', ''
+    told, outcomes = [], []
+    for run, test in proofs(feature):
+      of = self.sdk if run == SDK else self.runs[run]
+      rows = of.find_all(test, 'features.tsv, ' + feature['feature'])
+      bad = [row.outcome for row in rows if row.outcome not in results.PASSED]
+      outcomes.append('not run' if not rows else 'no' if bad else 'yes')
+      note = ' (%s)' % MARKS[bad[0]].strip('*') if bad else '' if rows else ' (not run)'
+      told.append('`%s::%s`%s' % (run, short(test), note))
+    worst = next(o for o in ('no', 'not run', 'yes') if o in outcomes)
+    return ('**no**' if worst == 'no' else worst), ', '.join(told)
+
+  def feature_tables(self):
+    groups = collections.OrderedDict()
+    for feature in features():
+      groups.setdefault(feature['group'], []).append(feature)
+    for group, some in groups.items():
+      yield ''
+      yield '### ' + group
+      yield ''
+      yield '| feature | Beamline | %s | the tests, or why not |' % ' | '.join(OTHERS.values())
+      yield '|---|---|' + '---|' * len(OTHERS) + '---|'
+      for feature in some:
+        state, told = self.state(feature)
+        others = [WORDS[feature[peer]] for peer in OTHERS]
+        yield '| %s | %s | %s | %s |' % (escaped(feature['feature']), state, ' | '.join(others), told)
+
+  def feature_counts(self):
+    return collections.Counter(self.state(feature)[0].strip('*') for feature in features())
+
+  def excuse_table(self):
+    yield '| test | in | now | why it is excused |'
+    yield '|---|---|---|---|'
+    for excuse in self.excuses:
+      named, now = excuse['runs'].split(), []
+      for run in named:
+        row = self.runs[run].find(excuse['test'], 'excused.tsv')
+        now.append(MARKS[row.outcome] if row else 'not run')
+      if len(set(now)) == 1:
+        now = now[:1]
+      yield '| `%s` | %s | %s | %s |' % (
+          excuse['test'], ', '.join(named), ', '.join(now), escaped(excuse['reason']))
+
+  def failures(self, names):
+    """Each test that did not pass, once, with all runs in which it ended in the same way."""
+    found = collections.OrderedDict()
+    for run, row in self.owed(names):
+      key = row.test.split('::', 1)[1].split('::')[-1], row.outcome, shortened(row.message)
+      found.setdefault(key, (row.test, []))[1].append(run)
+    yield '| test | in | outcome | what was said |'
+    yield '|---|---|---|---|'
+    for (name, outcome, message), (test, where) in found.items():
+      shown = name if len(where) > 1 else '::'.join(test.split('::')[-2:])
+      yield '| `%s` | %s | %s | %s |' % (shown, ', '.join(where), MARKS[outcome], escaped(message))
+
+  def portable_table(self):
+    """PortableRunnerTest, test by test."""
+    mine = [*runs.WAYS, *runs.VARIANTS]
+    columns = [(name, self.runs[name].rows, 'Beamline ' + runs.RUNS[name].about) for name in mine]
     for peer, label in PEERS.items():
-      columns += [(self.peers[peer][way], '%s %s' % (label.split(' ')[0], name))
-                  for way, name in WAYS.items() if self.peers[peer][way]]
-    yield '| test | needs | ' + ' | '.join(label for _, label in columns) + ' |'
+      columns += [(None, self.peers[peer][way], '%s %s' % (label.split(' ')[0], run.about))
+                  for way, run in runs.WAYS.items() if self.peers[peer][way]]
+    columns = [
+        (run, {row.test.split('::')[-1]: row for row in rows.values()}, label)
+        for run, rows, label in columns]
+    needs = collections.defaultdict(set)
+    for name in mine:
+      for test, some in self.runs[name].features.items():
+        needs[test.split('::')[-1]] |= some
+    # What the SDK skips for every runner has no row.
+    tests = sorted({test for run, rows, _ in columns if run for test, row in rows.items()
+                    if results.reached(row) or row.outcome not in results.SKIPPED})
+    yield '| test | needs | ' + ' | '.join(label for _, _, label in columns) + ' |'
     yield '|---|---|' + '---|' * len(columns)
-    for test in self.tests:
-      cells = [MARKS[rows[test].outcome] if test in rows else '–' for rows, _ in columns]
-      yield '| %s | %s | %s |' % (
-          test, ', '.join(needs_of(self.features[test])), ' | '.join(cells))
+    for test in tests:
+      cells = [self.mark(run, rows.get(test)) for run, rows, _ in columns]
+      some = [n for n, needed in NEEDS.items() if any(needed(f) for f in needs[test])]
+      yield '| %s | %s | %s |' % (test, ', '.join(some), ' | '.join(cells))
 
-  def refusals(self):
+  def mark(self, run, row):
+    if row is None:
+      return '–'
+    return MARKS[row.outcome if run is None else self.outcome(run, row)]
+
+  def told_by(self):
+    """Which program was asked, and when; several, if the suites were not run together."""
     said = collections.OrderedDict()
-    for rows in self.mine.values():
-      for test, row in sorted(rows.items()):
-        if row.outcome == 'refused':
-          said.setdefault(test, row.message)
-    for test, message in said.items():
-      yield '- `%s`: %s' % (test, ' '.join(message.split()).replace('|', '\\|'))
+    for result in [*self.runs.values(), self.sdk]:
+      about = result.about
+      if result.rows:
+        key = (about.get('commit', '?'), about.get('date', '?'), about.get('cores', '?'),
+               about.get('beam_version', '?'))
+        said.setdefault(key, []).append(result.name)
+    for (commit, date, cores, beam), names in said.items():
+      of = 'All of it' if len(said) == 1 else ', '.join('`%s`' % n for n in names)
+      yield '- %s: commit %s, %s, a machine with %s cores, Beam Python SDK %s.' % (
+          of, commit, date, cores, beam)
 
   def page(self):
-    run = self.run
-    yield '# What Beamline runs'
-    yield ''
-    yield (
-        'Written by `%s` on %s, on a machine with %s cores, against Beam Python SDK %s over '
-        'LOOPBACK. Do not edit: run the command again.' %
-        (run['command'], run['date'], run['cores'], run['beam_version']))
-    yield ''
-    yield (
-        'The tests are the SDK\'s own `PortableRunnerTest`, submitted in four ways: as the client '
-        'does it (batch), with `--streaming`, with the client\'s optimizer off '
+    counted = self.feature_counts()
+    yield from (
+        '# What Beamline runs', '',
+        'Written by `make conformance` from the results of the tests it ran. Do not edit: run the '
+        'command again.', '', *self.told_by(), '', '## The suites', '',
+        'The tests are the SDK\'s own. `portable` is its `PortableRunnerTest`, submitted as the '
+        'client does it (batch), with `--streaming`, with the client\'s optimizer off '
         '(`pre_optimize=none`), and with all of it but fusion (`all_except_fusion`). A test is '
-        '*refused* if Prepare names what Beamline cannot run yet; *needs* says what the test asks '
-        'for beyond bounded pipelines; *owed* counts the failures that have no such excuse. The peers\' columns are from runs of the same suite.')
-    yield ''
-    yield from self.summary()
-    for (way, test), reason in BY_DESIGN.items():
-      if test in self.mine[way] and self.mine[way][test].outcome != 'pass':
-        yield ''
-        yield '`%s` cannot pass as `%s`: it %s.' % (test, way, reason)
-    yield ''
-    yield '## Test by test'
-    yield ''
-    yield from self.table()
-    refusals = list(self.refusals())
-    if refusals:
-      yield ''
-      yield '## What Prepare says'
-      yield ''
-      yield from refusals
+        '*refused* if Prepare names what Beamline cannot run yet; *excused* if it did not pass '
+        'because of what is listed [below](#excused). A test that submits nothing is '
+        'counted only if it fails. The peers\' columns are from runs of the same suites over '
+        'LOOPBACK: passed, of those that reached them.', '', *self.summary(runs.RUNS), '',
+        '## Features', '',
+        '*yes*: all the tests named in the row passed in this run. *no* in bold: one of them did '
+        'not. *no test*: nothing here shows it, so nothing is said. The other columns are what is '
+        'known of other runners from their code, documents and the runs above. Of %d features: '
+        '%s.' % (sum(counted.values()), ', '.join('%d %s' % (n, s) for s, n in counted.most_common())),
+        *self.feature_tables(), '', '## Excused', '', *self.excuse_table(), '',
+        '## What did not pass', '')
+    failures = list(self.failures(runs.RUNS))
+    yield from failures if len(failures) > 2 else ['Nothing.']
+    yield from ('', '## PortableRunnerTest, test by test', '', *self.portable_table())
 
 
-def report(folder, page):
-  """Prints the summary, writes the page (if a path is given); returns the exit status."""
-  made = Report(pathlib.Path(folder))
-  print('\n'.join(made.summary()))
+def short(test):
+  """As it is shown: what tells it from others of its run."""
+  return test.replace('test_pipelines.py::test_pipeline', '')
+
+
+def shortened(message, most=240):
+  text = ' '.join(message.split())
+  return text if len(text) <= most else text[:most] + '…'
+
+
+def escaped(text):
+  return text.replace('|', '\\|')
+
+
+def report(folder, page, names):
+  """Prints the figures of the runs `names`, writes the page (if a path is given); returns the exit
+  status: 1 if something did not pass that is not excused.
+
+  Raises DataError if features.tsv or excused.tsv name a test that is not there."""
+  made = Report(folder)
+  lines = list(made.page())
+  print('\n'.join(made.summary([name for name in names if name != SDK])))
   if page:
     page = pathlib.Path(page)
     page.parent.mkdir(exist_ok=True)
-    page.write_text('\n'.join(made.page()) + '\n', encoding='utf-8')
+    page.write_text('\n'.join(lines) + '\n', encoding='utf-8')
     print('written:', page)
-  owed = made.owed()
-  for way, test, outcome, message in owed:
-    print('OWED %s %s::%s %s' % (outcome, way, test, message[:200]))
+  owed = made.owed(names)
+  for run, row in owed:
+    print('OWED %s %s %s %s' % (row.outcome, run, row.test, shortened(row.message, 160)))
   return 1 if owed else 0
-
-
-if __name__ == '__main__':
-  if len(sys.argv) != 3:
-    sys.exit(__doc__)
-  sys.exit(report(sys.argv[1], sys.argv[2]))

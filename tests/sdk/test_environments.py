@@ -7,10 +7,15 @@ import time
 
 import apache_beam as beam
 import pytest
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_job_api_pb2 as jobs
+from apache_beam.portability.api import beam_runner_api_pb2 as api
+from apache_beam.transforms import environments
 
 import cases  # pylint: disable=unused-import
 import harness
+import wire
 from beamline_server import BeamlineServer
 from conftest import BINARY, free_port, process_environment
 
@@ -19,6 +24,12 @@ SOME = [harness.CASES[name] for name in (
     'splittable', 'sessions', 'metrics', 'flatten_unlike_coders')]
 # What a job may take to tell that a worker does not work, all attempts included.
 SECONDS_TO_FAIL = 60
+
+
+@pytest.fixture
+def stub(endpoint):
+  with wire.job_service(endpoint) as service:
+    yield service
 
 
 def processes_of(pipeline, elements=24):
@@ -107,6 +118,97 @@ def test_workers_end_with_their_job(endpoint, process, tmp_path):
   assert pids and os.getpid() not in pids
   left = [pid for pid in pids if os.path.exists('/proc/%d' % pid)]
   assert not left, left
+
+
+def submit_staged(stub, environment, dependencies, expected):
+  """Submits a job whose worker gets these artifacts and checks that it finds {name: text}."""
+  # In here, because a worker cannot import this module.
+  def staged(name):
+    with open(os.path.join(os.environ['SEMI_PERSISTENT_DIRECTORY'], 'staged', name),
+              encoding='utf-8') as f:
+      return f.read()
+
+  proto = wire.pipeline_proto(lambda p: harness.check(
+      p | beam.Create(sorted(expected)) | beam.Map(lambda name: (name, staged(name))),
+      expected.items()))
+  put_environment(proto, environment).dependencies.extend(dependencies)
+  return wire.submit(stub, proto)
+
+
+def put_environment(proto, environment):
+  """Has the proto's one environment run where `environment` (of the SDK's options) says."""
+  kind, config = environment
+  chosen = {
+      'PROCESS': environments.ProcessEnvironment, 'EXTERNAL': environments.ExternalEnvironment
+  }[kind].from_options(
+      PortableOptions(['--environment_type=' + kind, '--environment_config=' + config]))
+  target = wire.only(proto.components.environments)
+  target.CopyFrom(chosen.to_runner_api(None))
+  return target
+
+
+def check_done(stub, job_id):
+  """The job ends well, and its one check ran."""
+  assert wire.states(stub, job_id, 60)[-1] == jobs.JobState.DONE, wire.errors(
+      wire.messages(stub, job_id))
+  metrics = stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=job_id), timeout=wire.CALL_SECONDS).metrics.committed
+  assert sum(m.labels.get('NAME') == harness.CHECKED for m in metrics) == 1, metrics
+
+
+def test_artifacts_of_every_type(stub, process, tmp_path):
+  on_disk = tmp_path / 'on disk'
+  on_disk.write_text('read from a disk')
+  by_url = wire.dependency('by-url', 'replaced')
+  by_url.type_urn = common_urns.artifact_types.URL.urn
+  by_url.type_payload = api.ArtifactUrlPayload(url=on_disk.as_uri()).SerializeToString()
+  embedded = wire.dependency('embedded', 'replaced')
+  embedded.type_urn = common_urns.artifact_types.EMBEDDED.urn
+  embedded.type_payload = api.EmbeddedFilePayload(data=b'came along').SerializeToString()
+  check_done(stub, submit_staged(
+      stub, process, [wire.dependency('in/a/folder', on_disk), by_url, embedded],
+      {'in/a/folder': 'read from a disk', 'by-url': 'read from a disk', 'embedded': 'came along'}))
+
+
+def test_each_job_has_its_own_artifacts(stub, process, tmp_path):
+  """Two jobs at once stage different files under one name."""
+  started = []
+  for text in ('of the first job', 'of the second job'):
+    path = tmp_path / text
+    path.write_text(text)
+    started.append(submit_staged(
+        stub, process, [wire.dependency('same-name', path)], {'same-name': text}))
+  for job_id in started:
+    check_done(stub, job_id)
+
+
+def test_any_of_several(stub, external):
+  """Of the environments that would all do, the one that can be started here is used."""
+  proto = wire.pipeline_proto(lambda p: harness.check(p | beam.Create([1, 2]), [1, 2]))
+  environment = put_environment(proto, external)
+  container = api.Environment(
+      urn=common_urns.environments.DOCKER.urn, capabilities=environment.capabilities,
+      payload=api.DockerPayload(container_image='no/such/image').SerializeToString())
+  choice = api.AnyOfEnvironmentPayload(environments=[container, environment])
+  environment.CopyFrom(api.Environment(
+      urn=common_urns.environments.ANYOF.urn, payload=choice.SerializeToString()))
+  check_done(stub, wire.submit(stub, proto))
+
+
+def test_a_worker_that_dies_once_is_replaced(endpoint, process, tmp_path):
+  """The bundle that it had is done by another worker."""
+  path = tmp_path / 'died'
+
+  def die_once(x):
+    if not path.exists():
+      path.touch()
+      os._exit(17)
+    return x
+
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint, process)))
+  harness.check(pipeline | beam.Create([1, 2, 3]) | beam.Map(die_once), [1, 2, 3])
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
+  assert path.exists()
 
 
 def failure_of(build, arguments, seconds=SECONDS_TO_FAIL):

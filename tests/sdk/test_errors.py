@@ -143,6 +143,13 @@ def unknown_urn(proto):
   return UNIMPLEMENTED, ['beam:transform:unheard_of:v9', 'Last']
 
 
+def unknown_urn_of_a_source(proto):
+  """UNIMPLEMENTED, not INVALID_ARGUMENT: who reads its output does nothing wrong."""
+  _, impulse = wire.transform(proto, 'Impulse')
+  impulse.spec.urn = 'beam:transform:unheard_of:v9'
+  return UNIMPLEMENTED, ['beam:transform:unheard_of:v9', 'Impulse']
+
+
 def unknown_requirement(proto):
   proto.requirements.append('beam:requirement:pardo:telepathy:v1')
   return UNIMPLEMENTED, ['beam:requirement:pardo:telepathy:v1']
@@ -213,7 +220,8 @@ def unknown_environment_type(proto):
 
 
 @pytest.mark.parametrize('damage', [
-    dangling_pcollection, cycle, unknown_urn, unknown_requirement, missing_coder,
+    dangling_pcollection, cycle, unknown_urn, unknown_urn_of_a_source,
+    unknown_requirement, missing_coder,
     missing_component_coder, coder_of_itself, missing_windowing_strategy, missing_environment,
     missing_root, missing_subtransform, damaged_payload, two_producers, unknown_environment_type])
 def test_a_bad_pipeline(damage, stub):

@@ -1,3 +1,5 @@
 """The pipelines. Importing this package registers all of them in harness.CASES."""
 
-from . import combining, elements, grouping, results, side_inputs, sources, state, windows
+from . import (
+    combining, elements, grouping, requirements, results, side_inputs, sources, state, triggers,
+    windows)

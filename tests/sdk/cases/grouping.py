@@ -138,3 +138,46 @@ def batched(p):
 def _batches_of_a_hundred(batches):
   assert sorted(x for batch in batches for x in batch) == list(range(100)), batches
   assert all(len(batch) <= 9 for batch in batches), batches
+
+
+class _BatchesOf:
+  """Batches of `size`, of each key apart; the last of a key may be smaller."""
+  def __init__(self, size, key_of):
+    self.size, self.key_of = size, key_of
+
+  def __call__(self, batches):
+    values = sorted((self.key_of(key), v) for key, some in batches for v in some)
+    assert values == sorted((k, i) for k in 'ab' for i in range(10)), batches
+    assert all(len(some) <= self.size for _, some in batches), batches
+
+
+def _pairs(p):
+  return p | beam.Create([(k, i) for k in 'ab' for i in range(10)])
+
+
+@case(matrix=True)
+def group_into_batches(p):
+  check_with(_pairs(p) | beam.GroupIntoBatches(4), _BatchesOf(4, lambda key: key))
+
+
+@case(matrix=True)
+def group_into_batches_with_sharded_key(p):
+  check_with(
+      _pairs(p) | beam.GroupIntoBatches.WithShardedKey(4), _BatchesOf(4, lambda key: key.key))
+
+
+@case(matrix=True)
+def reshuffle_keeps_panes(p):
+  """An element's pane is metadata of its own, which no redistribution may touch."""
+  def pane_of(x, pane=beam.DoFn.PaneInfoParam):
+    return x, pane.index, pane.is_first, pane.is_last, pane.timing
+
+  grouped = p | beam.Create([('a', 1)]) | beam.GroupByKey() | beam.Keys()
+  before = grouped | 'Before' >> beam.Map(pane_of)
+  after = grouped | beam.Reshuffle() | 'After' >> beam.Map(pane_of)
+  check_with(
+      (before, after) | beam.Flatten(), _two_alike)
+
+
+def _two_alike(panes):
+  assert len(panes) == 2 and panes[0] == panes[1] and panes[0][1] == 0, panes

@@ -2,9 +2,13 @@
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.transforms.core import RestrictionProvider
 from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 
 from harness import case, check
+
+from .windows import ByParity
 
 
 def stamped(p, label, times):
@@ -150,3 +154,51 @@ def side_large(p):
       p | beam.Create([5]) | beam.Map(
           lambda x, s, t: (x, sum(len(v) for v in s), t[1999], len(t)), pvalue.AsIter(large),
           pvalue.AsDict(table)), [(5, 1 << 22, '1999', 2000)])
+
+
+@case(matrix=True)
+def side_in_the_users_own_windows(p):
+  """Windows that no runner can read: the SDK maps a main window to the side window that its last
+  millisecond is in, which is an odd one."""
+  main = stamped(p, 'Main', [1, 2, 101]) | 'MainWindows' >> beam.WindowInto(ByParity())
+  side = stamped(p, 'Side', [3, 4, 5, 102, 103]) | 'SideWindows' >> beam.WindowInto(ByParity())
+  check(
+      main | beam.Map(lambda x, s: (x, sorted(s)), pvalue.AsIter(side)),
+      [(1, [3, 5]), (2, [3, 5]), (101, [103])])
+
+
+class _Repeated(RestrictionProvider):
+  def initial_restriction(self, element):
+    return OffsetRange(0, element)
+
+  def create_tracker(self, restriction):
+    return OffsetRestrictionTracker(restriction)
+
+  def restriction_size(self, element, restriction):
+    return restriction.size()
+
+
+class _Repeat(beam.DoFn):
+  def process(self, element, side, tracker=beam.DoFn.RestrictionParam(_Repeated())):
+    at = tracker.current_restriction().start
+    while tracker.try_claim(at):
+      yield element, at, sorted(side)
+      at += 1
+
+
+@case(matrix=True)
+def side_windowed_for_a_splittable(p):
+  main = stamped(p, 'Main', [1, 2, 11]) | 'MainWindows' >> beam.WindowInto(FixedWindows(10))
+  side = stamped(p, 'Side', [3, 13]) | 'SideWindows' >> beam.WindowInto(FixedWindows(10))
+  check(
+      main | beam.Map(lambda x: x % 10) | beam.ParDo(_Repeat(), pvalue.AsIter(side)),
+      [(1, 0, [3]), (2, 0, [3]), (2, 1, [3]), (1, 0, [13])])
+
+
+@case(matrix=True)
+def side_keys_of_a_map(p):
+  """A map that is gone through, not only looked up."""
+  side = p | 'Side' >> beam.Create([('a', 1), ('b', 2)])
+  check(
+      p | beam.Create([0]) | beam.Map(lambda x, s: sorted(s.items()), pvalue.AsDict(side)),
+      [[('a', 1), ('b', 2)]])

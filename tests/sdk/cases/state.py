@@ -5,7 +5,7 @@ from apache_beam import coders
 from apache_beam.transforms import userstate
 from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.userstate import on_timer
-from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.transforms.window import FixedWindows, SlidingWindows, TimestampedValue
 from apache_beam.utils.timestamp import Timestamp
 
 from harness import case, check
@@ -177,3 +177,106 @@ class _InRealTime(beam.DoFn):
 @case(matrix=True)
 def processing_time_timers_fire_before_the_job_ends(p):
   check(p | beam.Create(LETTERS) | beam.ParDo(_InRealTime()), [('a', [1, 2, 3]), ('b', [10, 20]), ('c', [100])])
+
+
+class _OrderedList(beam.DoFn):
+  """Reads and clears ranges of a list that is ordered by time, also of what it just added."""
+  LIST = userstate.OrderedListStateSpec('list', coders.StrUtf8Coder())
+
+  def process(self, element, ordered=beam.DoFn.StateParam(LIST)):
+    key, times = element
+    for t in times:
+      ordered.add((Timestamp(t), 'at %d' % t))
+    yield key, 'all', [v for _, v in ordered.read()]
+    yield key, 'some', [v for _, v in ordered.read_range(Timestamp(2), Timestamp(4))]
+    ordered.clear_range(Timestamp(2), Timestamp(4))
+    yield key, 'left', [v for _, v in ordered.read()]
+
+
+@case(matrix=True)
+def ordered_list_state(p):
+  seen = p | beam.Create([('k', [5, 3, 2]), ('l', [1])]) | beam.ParDo(_OrderedList())
+  check(seen, [
+      ('k', 'all', ['at 2', 'at 3', 'at 5']), ('k', 'some', ['at 2', 'at 3']), ('k', 'left', ['at 5']),
+      ('l', 'all', ['at 1']), ('l', 'some', []), ('l', 'left', ['at 1'])])
+
+
+class _Large(beam.DoFn):
+  """Adds a megabyte for each element, and counts what is there."""
+  BAG = userstate.BagStateSpec('bag', coders.BytesCoder())
+
+  def process(self, element, bag=beam.DoFn.StateParam(BAG)):
+    for i in range(16):
+      bag.add(bytes([i]) * (1 << 16))
+    yield sum(len(value) for value in bag.read())
+
+
+@case()
+def state_of_many_pages(p):
+  """More than a worker takes in one answer to a state request."""
+  seen = p | beam.Create([('k', i) for i in range(6)]) | beam.ParDo(_Large())
+  check(seen, [n << 20 for n in range(1, 7)])
+
+
+class _SetAndClear(beam.DoFn):
+  """Of what is set and cleared in one bundle only the last word counts."""
+  GONE = userstate.TimerSpec('gone', TimeDomain.WATERMARK)
+  MOVED = userstate.TimerSpec('moved', TimeDomain.WATERMARK)
+
+  def process(self, element, gone=beam.DoFn.TimerParam(GONE), moved=beam.DoFn.TimerParam(MOVED)):
+    gone.set(Timestamp(10))
+    gone.clear()
+    moved.set(Timestamp(10))
+    moved.clear()
+    moved.set(Timestamp(30))
+
+  @on_timer(GONE)
+  def on_gone(self):
+    yield 'gone'
+
+  @on_timer(MOVED)
+  def on_moved(self, time=beam.DoFn.TimestampParam):
+    yield float(time)
+
+
+@case(matrix=True)
+def timers_set_and_cleared(p):
+  check(p | beam.Create([('k', 1), ('l', 2)]) | beam.ParDo(_SetAndClear()), [30.0, 30.0])
+
+
+class _SetsAnother(beam.DoFn):
+  FIRST = userstate.TimerSpec('first', TimeDomain.WATERMARK)
+  SECOND = userstate.TimerSpec('second', TimeDomain.WATERMARK)
+
+  def process(self, element, first=beam.DoFn.TimerParam(FIRST)):
+    first.set(Timestamp(10))
+
+  @on_timer(FIRST)
+  def on_first(self, second=beam.DoFn.TimerParam(SECOND), time=beam.DoFn.TimestampParam):
+    second.set(time + 5)
+    yield 'first', float(time)
+
+  @on_timer(SECOND)
+  def on_second(self, time=beam.DoFn.TimestampParam):
+    yield 'second', float(time)
+
+
+@case(matrix=True)
+def timers_set_by_timers(p):
+  check(p | beam.Create([('k', 1)]) | beam.ParDo(_SetsAnother()), [('first', 10.0), ('second', 15.0)])
+
+
+class _ByWindow(beam.DoFn):
+  SEEN = userstate.CombiningValueStateSpec('seen', sum)
+
+  def process(self, element, seen=beam.DoFn.StateParam(SEEN)):
+    seen.add(1)
+    yield element[1], seen.read()
+
+
+@case(matrix=True)
+def state_in_overlapping_windows(p):
+  """One element in two windows counts in the state of both."""
+  seen = p | beam.Create([1]) | beam.Map(lambda t: TimestampedValue(('k', t), t)) | beam.WindowInto(
+      SlidingWindows(10, 5)) | beam.ParDo(_ByWindow())
+  check(seen, [(1, 1), (1, 1)])

@@ -164,7 +164,7 @@ class ParityWindowCoder(coders.Coder):
     return True
 
 
-class _ByParity(window.NonMergingWindowFn):
+class ByParity(window.NonMergingWindowFn):
   def assign(self, context):
     t = context.timestamp
     end = Timestamp((int(t) // 100 + 1) * 100)
@@ -176,7 +176,7 @@ class _ByParity(window.NonMergingWindowFn):
 
 @case(matrix=True)
 def windows_of_the_users_own_type(p):
-  seen = keyed(p, [1, 2, 4, 101, 102]) | beam.WindowInto(_ByParity()) | beam.GroupByKey(
+  seen = keyed(p, [1, 2, 4, 101, 102]) | beam.WindowInto(ByParity()) | beam.GroupByKey(
   ) | beam.MapTuple(lambda k, vs: sorted(vs))
   check(seen, [[1], [2, 4], [101], [102]])
 

@@ -95,11 +95,14 @@ impl<B: Clone> Engine<B> {
         let Some(stage) = self.stages.get_mut(&node) else { return };
         stage.begin(&content);
         let watermark = stage.watermark();
-        let reads_restrictions =
-            matches!(&self.plan.nodes[node.0], Node::Stage(stage) if stage.restriction_reader.is_some());
+        let reads_restrictions = matches!(
+            &self.plan.nodes[node.0],
+            Node::Stage(stage) if stage.restriction_reader.is_some()
+        );
+        let truncated = content.blocks.iter().any(|block| block.truncated);
         let id = BundleId(self.bundles.next);
         self.bundles.next += 1;
-        let draining = self.draining && reads_restrictions;
+        let draining = self.draining && reads_restrictions && !truncated;
         let bundle = Bundle { node, attempt: Attempt(1), content, watermark, draining };
         self.actions.push(bundle.run(id));
         self.bundles.running.insert(id, bundle);

@@ -55,6 +55,8 @@ pub struct Block<B> {
     /// No element of it, and nothing that is made of one, is earlier. [`EventTime::MIN`] if nobody has looked,
     /// as on bounded input.
     pub hold: EventTime,
+    /// What was left of restrictions when they were truncated, and is not to be truncated again.
+    pub truncated: bool,
 }
 
 /// A share of all keys. No two bundles of a stage have keys of the same share at the same time.

@@ -19,6 +19,9 @@ pub enum BundlePolicy {
     Whole,
 }
 
+/// While more bytes than this wait for workers, no more is read of unbounded input.
+const MOST_BACKLOG: u64 = 64 << 20;
+
 impl BundlePolicy {
     /// Large enough that a bundle's fixed cost does not show, small enough to retry and to balance.
     pub const DEFAULT: Self = Self::Bytes(16 << 20);
@@ -82,6 +85,9 @@ impl<B: Clone> Engine<B> {
         for (index, node) in plan.nodes.iter().enumerate().rev() {
             let Node::Stage(stage) = node else { continue };
             let id = NodeId(index);
+            if plan.streaming && stage.restriction_reader.is_some() && self.backlog() > MOST_BACKLOG {
+                continue;
+            }
             let Some(pool) = self.pools.get(id) else { continue };
             let slots = self.pools.slots.get(pool).copied().unwrap_or(1);
             while self.free_slots.get(pool).is_some_and(|free| *free > 0) {
@@ -92,6 +98,11 @@ impl<B: Clone> Engine<B> {
                 self.start_bundle(id, content);
             }
         }
+    }
+
+    /// Bytes that wait before stages that only need a worker to go on with them.
+    fn backlog(&self) -> u64 {
+        self.stages.values().filter(|stage| !stage.must_wait()).map(|stage| stage.pending_bytes).sum()
     }
 
     fn cut(&mut self, id: NodeId, slots: usize, spread: Option<usize>) -> Option<Content<B>> {

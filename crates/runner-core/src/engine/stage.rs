@@ -116,6 +116,12 @@ impl<B> StageState<B> {
         self.output == EventTime::MAX
     }
 
+    /// Whether it may have to wait for more than a worker, however much input it has.
+    pub(super) fn must_wait(&self) -> bool {
+        let sorted = matches!(&self.queue, Queue::Keyed(queue) if queue.sorted.is_some());
+        sorted || self.side_inputs_missing > 0
+    }
+
     pub(super) fn watermark(&self) -> EventTime {
         self.watermark
     }
@@ -255,6 +261,11 @@ impl<B, F: Fn(usize, u64) -> bool> Bundle<B, F> {
     /// Takes from the front of `queue` until the bundle is full. Says whether it is.
     fn fill(&mut self, queue: &mut VecDeque<Block<B>>) -> bool {
         while let Some(block) = queue.pop_front() {
+            // A worker truncates all of a bundle or nothing.
+            if self.taken.last().is_some_and(|last| last.truncated != block.truncated) {
+                queue.push_front(block);
+                return true;
+            }
             if self.push(block) {
                 return true;
             }

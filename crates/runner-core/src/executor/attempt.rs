@@ -12,6 +12,7 @@ use super::state::StageState;
 use super::{FaultInjection, late, timers};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
+use crate::metrics::Dropped;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
 use crate::ports::{
     BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
@@ -65,11 +66,13 @@ impl Run {
         let outputs = Arc::new(Outputs::default());
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
-        let Content { blocks, timers: due, watermark, draining: _ } = self.content;
+        let Content { blocks, timers: due, watermark, draining } = self.content;
         let whole = blocks.clone();
+        let mut dropped = Dropped::default();
         let mut blocks: Vec<_> = blocks.into_iter().map(|block| block.data).collect();
         if let Some(keyed) = &stage.keyed {
-            let (open, _dropped) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+            let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+            dropped = Dropped { late, closed: 0 };
             blocks = open;
             if keyed.time_sorted {
                 blocks = vec![elements::sorted_by_time(input, blocks).map_err(failed)?];
@@ -98,7 +101,7 @@ impl Run {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let mut residuals = residuals(&plan, stage, &mut result).map_err(failed)?;
+        let mut residuals = residuals(&plan, stage, &mut result, draining).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
             let given_back = whole.into_iter().skip(first);
@@ -110,6 +113,9 @@ impl Run {
         if let Some(keyed) = &stage.keyed {
             timers = timers::expirations(keyed, input, &blocks).map_err(failed)?;
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
+        }
+        if let Some(keyed) = &stage.keyed {
+            result.monitoring_infos.extend(dropped.monitoring_infos(&keyed.transform));
         }
         Ok(Done { outputs, residuals, timers, state: self.state.user.clone(), result })
     }
@@ -136,6 +142,7 @@ fn residuals(
     plan: &ExecutionPlan,
     stage: &Stage,
     result: &mut BundleResult,
+    truncated: bool,
 ) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
     let mut found = Vec::new();
     let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
@@ -149,7 +156,7 @@ fn residuals(
             .fatal());
         }
         let hold = hold_of(plan, stage, &residual)?;
-        found.push((Block { hold, ..elements::block(residual.element) }, residual.delay));
+        found.push((Block { hold, truncated, ..elements::block(residual.element) }, residual.delay));
     }
     Ok(found)
 }

@@ -10,10 +10,11 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::Report;
 use super::await_side_inputs::AwaitSideInputs;
+use super::{Progress, Report};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
+use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::JobBundleFactory;
 use crate::runner_transforms::group_by_key::GroupByKey;
@@ -80,13 +81,14 @@ impl SideInputCollector {
 
 pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
+    progress: Arc<Progress>,
     collectors: HashMap<NodeId, Collector>,
     side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
 
 impl Collectors {
-    pub(super) fn new(reports: mpsc::Sender<Report>) -> Self {
-        Self { reports, collectors: HashMap::new(), side_inputs: HashMap::new() }
+    pub(super) fn new(reports: mpsc::Sender<Report>, progress: Arc<Progress>) -> Self {
+        Self { reports, progress, collectors: HashMap::new(), side_inputs: HashMap::new() }
     }
 
     /// The collector of a node, started on first use; `None` if the node is none that collects.
@@ -100,11 +102,11 @@ impl Collectors {
         let start = |tasks: &mut JoinSet<()>| {
             let (inbox, asks) = mpsc::unbounded_channel();
             let (plan, workers, reports) = (plan.clone(), workers.clone(), self.reports.clone());
-            let failures = reports.clone();
+            let (progress, failures) = (self.progress.clone(), reports.clone());
             match &plan.nodes[node.0] {
                 Node::GroupByKey { output, grouping, name, .. } => {
                     let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
-                    let task = Group { node, output, grouping, name, plan, workers, reports };
+                    let task = Group { node, output, grouping, name, plan, workers, reports, progress };
                     tasks.spawn(report_failure(failures, task.run(asks)));
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
@@ -185,12 +187,14 @@ struct Group {
     name: String,
     workers: Arc<dyn JobBundleFactory>,
     reports: mpsc::Sender<Report>,
+    progress: Arc<Progress>,
 }
 
 impl Group {
     async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
         let mut total = 0;
+        let mut counted = Dropped::default();
         while let Some(Ask { what, .. }) = asks.recv().await {
             let bounded = self.grouping.bounded;
             let complete = matches!(what, What::Advance(EventTime::MAX, _));
@@ -210,11 +214,21 @@ impl Group {
             }
             // Bounded input has no pane before all is there.
             let panes = complete || !bounded;
+            let dropped = groups.dropped();
+            self.count(std::mem::replace(&mut counted, dropped), dropped);
             if !self.hand_out(&mut groups, if complete { total } else { bytes }, panes).await? {
                 return Ok(());
             }
         }
         Ok(())
+    }
+
+    /// Counts what was dropped since `before`.
+    fn count(&self, before: Dropped, now: Dropped) {
+        let new = Dropped { late: now.late - before.late, closed: now.closed - before.closed };
+        if !new.is_none() {
+            self.progress.metrics().bundle_committed(&new.monitoring_infos(&self.name));
+        }
     }
 
     /// Has the SDK merge what only it can.

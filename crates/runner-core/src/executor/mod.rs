@@ -31,7 +31,7 @@ use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
-use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, StageSideInput};
+use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
 };
@@ -110,16 +110,7 @@ pub async fn run(execution: Execution) -> Outcome {
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
     let engine = Engine::new(plan.clone(), slots, execution.policy);
     // All stages are named before the first worker starts, so that it can be told of all at once.
-    let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
-        Node::Stage(stage) => Some((NodeId(index), execution.workers.stage(stage.spec.clone()))),
-        Node::Impulse { .. }
-        | Node::TestStream(_)
-        | Node::GroupByKey { .. }
-        | Node::Flatten { .. }
-        | Node::Redistribute { .. }
-        | Node::AwaitSideInputs { .. } => None,
-    });
-    let stages = stages.collect();
+    let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
     let player =
         Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
@@ -128,7 +119,7 @@ pub async fn run(execution: Execution) -> Outcome {
         });
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone()),
+        collectors: Collectors::new(reports.clone(), execution.progress.clone()),
         engine,
         reports,
         stages,
@@ -153,13 +144,44 @@ struct Uncommitted {
     state: Option<Arc<BundleState>>,
 }
 
+/// The workers of one stage.
+struct StageWorkers {
+    ordinary: Arc<dyn StageBundleFactory>,
+    /// Truncates restrictions before it processes them; there if some may never end.
+    drain: Option<Arc<dyn StageBundleFactory>>,
+}
+
+impl StageWorkers {
+    fn of(plan: &ExecutionPlan, workers: &dyn JobBundleFactory) -> BTreeMap<NodeId, Self> {
+        let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
+            Node::Stage(stage) => Some((NodeId(index), stage)),
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::GroupByKey { .. }
+            | Node::Flatten { .. }
+            | Node::Redistribute { .. }
+            | Node::AwaitSideInputs { .. } => None,
+        });
+        let workers_of = |stage: &Stage| Self {
+            ordinary: workers.stage(stage.spec.clone()),
+            drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
+        };
+        stages.map(|(node, stage)| (node, workers_of(stage))).collect()
+    }
+
+    fn factory(&self, draining: bool) -> Arc<dyn StageBundleFactory> {
+        let drain = self.drain.as_ref().filter(|_| draining);
+        drain.unwrap_or(&self.ordinary).clone()
+    }
+}
+
 struct Job {
     execution: Execution,
     engine: Engine<Bytes>,
     /// There if the pipeline has a TestStream.
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
-    stages: BTreeMap<NodeId, Arc<dyn StageBundleFactory>>,
+    stages: BTreeMap<NodeId, StageWorkers>,
     side_inputs: HashMap<CollectionId, Arc<dyn SideInputView>>,
     /// Those of them that go on changing, as they are now.
     live: LiveViews,
@@ -196,6 +218,7 @@ impl Job {
             next = tokio::select! {
                 report = inbox.recv() => report.map(|report| self.receive(report)),
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
+                Some(_) = self.finalizers.join_next() => None,
                 wish = wished(&mut wish, granted) => self.grant(wish),
                 () = at(wake) => {
                     self.wake = None;
@@ -315,7 +338,9 @@ impl Job {
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
-        let Some(factory) = self.stages.get(&node).cloned() else { return };
+        let Some(factory) = self.stages.get(&node).map(|stage| stage.factory(content.draining)) else {
+            return;
+        };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
             let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));

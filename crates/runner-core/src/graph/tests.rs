@@ -202,6 +202,7 @@ fn shapes_of_the_graph() {
 fn what_is_not_known() {
     let urn = refusal(|c| of(c, "pair").spec = spec("beam:transform:magic:v1", Vec::new()));
     names(&urn, "Pair", &["beam:transform:magic:v1"]);
+    assert!(urn.invalid.is_empty(), "who reads its output is not at fault: {urn}");
     let no_urn = refusal(|c| of(c, "pair").spec = None);
     names(&no_urn, "Pair", &["no URN"]);
     let requirement = refusal_of(|p| p.requirements.push("beam:requirement:magic:v1".into()));
@@ -218,6 +219,16 @@ fn what_is_not_known() {
     names(&access, "After", &["side", "beam:side_input:magic:v1"]);
     let no_coder_urn = refusal(|c| c.coders.get_mut("bytes").unwrap().spec = None);
     names(&no_coder_urn, "Group", &["\"bytes\"", "no URN"]);
+}
+
+#[test]
+fn expiration_without_its_timers() {
+    let undeclared = refusal(|c| {
+        let payload =
+            ParDoPayload { on_window_expiration_timer_family_spec: "bye".into(), ..Default::default() };
+        set_payload(of(c, "after"), payload.encode_to_vec());
+    });
+    names(&undeclared, "After", &["window expiration", "\"bye\""]);
 }
 
 #[test]

@@ -34,13 +34,14 @@ pub(super) fn check(pipeline: &Pipeline, components: &Components, refusal: &mut 
     if pipeline.root_transform_ids.is_empty() {
         composites_without_root(components, refusal);
     }
-    let mut walk = Walk { components, refusal, seen: HashSet::new(), primitives: Vec::new() };
+    let seen = HashSet::new();
+    let mut walk = Walk { components, refusal, seen, primitives: Vec::new(), unknown: Vec::new() };
     for root in roots(pipeline, components) {
         walk.transform(&root, 0);
     }
-    let primitives = walk.primitives;
+    let Walk { primitives, unknown, .. } = walk;
     let mut check = Check { components, coders: CoderFaults::new(&components.coders) };
-    check.producers(&primitives, refusal);
+    check.producers(&primitives, &unknown, refusal);
     for id in &primitives {
         check.primitive(id, refusal);
     }
@@ -79,6 +80,9 @@ struct Walk<'a> {
     refusal: &'a mut Refusal,
     seen: HashSet<String>,
     primitives: Vec<String>,
+    /// Leaves that are refused for their URN. They make their outputs all the same: who reads those is
+    /// not at fault.
+    unknown: Vec<String>,
 }
 
 impl Walk<'_> {
@@ -104,13 +108,14 @@ impl Walk<'_> {
             None if !transform.subtransforms.is_empty() => self.parts(transform, depth),
             // A composite without parts may hand on its input; there is nothing to execute.
             None if distinct(&transform.outputs).is_subset(&distinct(&transform.inputs)) => {}
-            None => self.refusal.unsupported(
-                self.name(id),
-                match urn {
+            None => {
+                let reason = match urn {
                     "" => "has no URN, no parts, and makes a PCollection".to_owned(),
                     urn => format!("transform {urn} is not known to this runner"),
-                },
-            ),
+                };
+                self.refusal.unsupported(self.name(id), reason);
+                self.unknown.push(id.to_owned());
+            }
         }
     }
 
@@ -146,11 +151,10 @@ impl Check<'_> {
     }
 
     /// Each PCollection that is read is made, and made once.
-    fn producers(&self, primitives: &[String], refusal: &mut Refusal) {
+    fn producers(&self, primitives: &[String], unknown: &[String], refusal: &mut Refusal) {
         let mut made_by: BTreeMap<&str, &str> = BTreeMap::new();
-        let transforms =
-            || primitives.iter().filter_map(|id| Some((id, self.components.transforms.get(id)?)));
-        for (id, transform) in transforms() {
+        let transform = |id| Some((id, self.components.transforms.get(id)?));
+        for (id, transform) in primitives.iter().chain(unknown).filter_map(transform) {
             for output in distinct(&transform.outputs) {
                 if let Some(other) = made_by.insert(output, id) {
                     let other = self.name(other);
@@ -158,7 +162,7 @@ impl Check<'_> {
                 }
             }
         }
-        for (id, transform) in transforms() {
+        for (id, transform) in primitives.iter().filter_map(transform) {
             for (tag, input) in &transform.inputs {
                 if !self.components.pcollections.contains_key(input) {
                     refusal.invalid(
@@ -260,6 +264,13 @@ impl Check<'_> {
                         );
                         refusal.unsupported(self.name(id), reason);
                     }
+                }
+                // Else nothing would ever expire, and what the user does then would never be done.
+                let expiry = &payload.on_window_expiration_timer_family_spec;
+                if !expiry.is_empty() && !payload.timer_family_specs.contains_key(expiry) {
+                    let reason =
+                        format!("acts on window expiration by timers {expiry:?}, which it does not declare");
+                    refusal.invalid(self.name(id), reason);
                 }
                 if !payload.restriction_coder_id.is_empty() {
                     self.coder(id, "its restrictions need", &payload.restriction_coder_id, refusal);

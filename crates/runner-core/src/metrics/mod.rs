@@ -6,6 +6,7 @@
 
 mod accumulator;
 mod cell;
+mod dropped;
 mod job;
 mod payload;
 #[cfg(test)]
@@ -13,4 +14,5 @@ mod tests;
 mod trie;
 
 pub use accumulator::MetricsAccumulator;
+pub use dropped::Dropped;
 pub use job::JobMetrics;

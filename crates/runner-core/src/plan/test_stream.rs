@@ -55,7 +55,26 @@ pub enum TestStreamEvent {
 impl TestStream {
     /// Reads events from the first of the stream on.
     pub fn reader(&self) -> TestStreamReader {
-        TestStreamReader::new(self.outputs.clone(), self.elements.clone())
+        // The Python SDK, which alone has such services, writes the times of its payloads in milliseconds, as
+        // the protocol says, but reads and writes those of its services in microseconds.
+        let unit = TimeUnit::Micros;
+        TestStreamReader { unit, ..TestStreamReader::new(self.outputs.clone(), self.elements.clone()) }
+    }
+}
+
+/// What the numbers of an event count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum TimeUnit {
+    Millis,
+    Micros,
+}
+
+impl TimeUnit {
+    fn millis(self, number: i64) -> i64 {
+        match self {
+            Self::Millis => number,
+            Self::Micros => number.div_euclid(1000),
+        }
     }
 }
 
@@ -65,14 +84,15 @@ pub struct TestStreamReader {
     outputs: BTreeMap<String, CollectionId>,
     elements: TestStreamElements,
     watermarks: BTreeMap<CollectionId, EventTime>,
+    unit: TimeUnit,
 }
 
 impl TestStreamReader {
     pub(crate) fn new(outputs: BTreeMap<String, CollectionId>, elements: TestStreamElements) -> Self {
-        Self { outputs, elements, watermarks: BTreeMap::new() }
+        Self { outputs, elements, watermarks: BTreeMap::new(), unit: TimeUnit::Millis }
     }
 
-    /// The next event. Times are milliseconds; those beyond the ends of time are the ends of time.
+    /// The next event. Times beyond the ends of time are the ends of time.
     ///
     /// # Errors
     /// What of the event makes no sense. It then has changed nothing.
@@ -82,14 +102,14 @@ impl TestStreamReader {
                 let output = self.output(tag)?;
                 let encoded = elements.iter().enumerate().map(|(index, element)| {
                     self.elements
-                        .windowed_value(element)
+                        .windowed_value(element, self.unit)
                         .map_err(|reason| BadTestStreamEvent::Element { index, reason })
                 });
                 Ok(TestStreamEvent::Elements { output, elements: encoded.collect::<Result<_, _>>()? })
             }
             Some(event::Event::WatermarkEvent(AdvanceWatermark { new_watermark, tag })) => {
                 let output = self.output(tag)?;
-                let watermark = EventTime(*new_watermark).clamped();
+                let watermark = EventTime(self.unit.millis(*new_watermark)).clamped();
                 let last = self.watermarks.entry(output).or_insert(EventTime::MIN);
                 if watermark < *last {
                     let tag = tag.clone();
@@ -99,7 +119,7 @@ impl TestStreamReader {
                 Ok(TestStreamEvent::Watermark { output, watermark })
             }
             Some(event::Event::ProcessingTimeEvent(advance)) => {
-                let millis = u64::try_from(advance.advance_duration)
+                let millis = u64::try_from(self.unit.millis(advance.advance_duration))
                     .map_err(|_| BadTestStreamEvent::ClockGoesBack(advance.advance_duration))?;
                 Ok(TestStreamEvent::ProcessingTime { advance: Duration::from_millis(millis) })
             }
@@ -187,7 +207,11 @@ impl TestStreamElements {
     }
 
     /// In the global window, as nothing has fired it yet.
-    fn windowed_value(&self, element: &TimestampedElement) -> Result<Bytes, BadTestStreamElement> {
+    fn windowed_value(
+        &self,
+        element: &TimestampedElement,
+        unit: TimeUnit,
+    ) -> Result<Bytes, BadTestStreamElement> {
         let value = &element.encoded_element;
         if self.coder.is_skippable() {
             let read = self.coder.skip_in(Context::Outer, value)?;
@@ -196,7 +220,7 @@ impl TestStreamElements {
             }
         }
         let mut out = Vec::with_capacity(value.len() + 24);
-        let timestamp = EventTime(element.timestamp).clamped();
+        let timestamp = EventTime(unit.millis(element.timestamp)).clamped();
         windowed_value::write_header(&mut out, timestamp, [&[][..]], PaneInfo::NO_FIRING_ENCODED)?;
         match self.travel {
             Travel::AsTheyAre => out.extend_from_slice(value),

@@ -18,7 +18,7 @@ use prost::Message;
 
 use super::coders::WireCoders;
 use super::descriptor::{one, port_transform};
-use super::trigger::Firing;
+use super::trigger::{ClosingBehavior, Firing};
 use crate::fault::Fault;
 use crate::graph::{QueryablePipeline, main_input, side_inputs};
 use crate::ports::StageSpec;
@@ -106,8 +106,13 @@ pub(super) fn grouping(
         | merge_status::Enum::NonMerging
         | merge_status::Enum::AlreadyMerged => Merging::Never,
     };
-    let firing = Firing::of(&strategy)
+    let mut firing = Firing::of(&strategy)
         .map_err(|unfit| Fault::runner(format!("{}: {unfit}", pipeline.name(transform))))?;
+    if is_pythons(pipeline, &strategy) {
+        // Its users cannot choose, and it writes EMIT_ALWAYS for want of a choice: its own runners close a
+        // window without a word if nothing has come since the last pane, which is Beam's default.
+        firing.closing_behavior = ClosingBehavior::EmitIfNonempty;
+    }
     Ok(Grouping {
         key_coder: *key_coder,
         value_coder: *value_coder,
@@ -117,6 +122,15 @@ pub(super) fn grouping(
         firing,
         bounded: pipeline.pcollection(input)?.is_bounded() != is_bounded::Enum::Unbounded,
     })
+}
+
+/// Whether a strategy was written by the Python SDK.
+fn is_pythons(pipeline: &QueryablePipeline, strategy: &WindowingStrategy) -> bool {
+    const PYTHON: &str = "beam:version:sdk_base:apache/beam_python";
+    let environments = &pipeline.components.environments;
+    let own = environments.get(&strategy.environment_id);
+    let mut all = own.into_iter().chain(environments.values().filter(|_| own.is_none()));
+    all.any(|environment| environment.capabilities.iter().any(|capability| capability.starts_with(PYTHON)))
 }
 
 fn merge_stage(

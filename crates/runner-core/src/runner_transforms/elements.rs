@@ -72,7 +72,7 @@ fn earliest(collection: &Collection, data: &Bytes) -> Result<EventTime, Fault> {
 
 /// A block that belongs to no key and does not say its time.
 pub fn block(data: Bytes) -> Block<Bytes> {
-    Block { bytes: data.len() as u64, data, partition: Partition(0), hold: EventTime::MIN }
+    Block { bytes: data.len() as u64, data, partition: Partition(0), hold: EventTime::MIN, truncated: false }
 }
 
 /// The partition of an encoded key: the same for equal keys, in every run.

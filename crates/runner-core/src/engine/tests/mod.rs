@@ -14,7 +14,7 @@ const NOW: ProcessingTime = ProcessingTime(0);
 type Names = Engine<&'static str>;
 
 fn block(data: &'static str) -> Block<&'static str> {
-    Block { data, bytes: data.len() as u64, partition: Partition(0), hold: EventTime::MIN }
+    Block { data, bytes: data.len() as u64, partition: Partition(0), hold: EventTime::MIN, truncated: false }
 }
 
 fn blocks(data: &[&'static str]) -> Vec<Block<&'static str>> {
@@ -290,7 +290,13 @@ fn after_three_blocks(policy: BundlePolicy, slots: usize) -> (Names, CollectionI
     let made = builder.stage(from, &[], 1)[0];
     builder.stage(made, &[], 0);
     let (mut engine, actions) = start(builder.build(), slots, policy);
-    let large = |data| Block { data, bytes: 300 << 10, partition: Partition(0), hold: EventTime::MIN };
+    let large = |data| Block {
+        data,
+        bytes: 300 << 10,
+        partition: Partition(0),
+        hold: EventTime::MIN,
+        truncated: false,
+    };
     let three = vec![large("a"), large("b"), large("c")];
     let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(made, three)]));
     let sizes = runs(&actions).iter().map(|(.., data)| data.len()).collect();

@@ -165,7 +165,13 @@ struct World {
 }
 
 fn block(elements: Elements) -> Block<Elements> {
-    Block { bytes: 8 * elements.len() as u64, data: elements, partition: Partition(0), hold: EventTime::MIN }
+    Block {
+        bytes: 8 * elements.len() as u64,
+        data: elements,
+        partition: Partition(0),
+        hold: EventTime::MIN,
+        truncated: false,
+    }
 }
 
 impl World {

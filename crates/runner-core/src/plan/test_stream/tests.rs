@@ -198,25 +198,25 @@ fn events_keep_their_order_and_name_their_output() {
 }
 
 #[test]
-fn events_of_a_service_are_read_as_listed_ones_are() {
+fn events_of_a_service_are_read_in_microseconds() {
     let endpoint = ApiServiceDescriptor { url: "localhost:1".to_owned(), ..Default::default() };
     let told = TestStreamPayload { endpoint: Some(endpoint), ..payload("text", Vec::new()) };
     let plan = planned(&told, &[("a", "text"), ("b", "int")]);
     let stream = stream(&plan);
     assert!(matches!(&stream.events, TestStreamSource::Endpoint(url) if url == "localhost:1"));
     let mut reader = stream.reader();
-    let Ok(TestStreamEvent::Elements { output, elements }) = reader.read(&element("b", 1, b"ab")) else {
+    let Ok(TestStreamEvent::Elements { output, elements }) = reader.read(&element("b", 1_999, b"ab")) else {
         panic!()
     };
     assert_eq!(output, stream.outputs["b"]);
     assert_eq!(taken_apart(&elements[0]), (EventTime(1), b"\x02ab".to_vec()));
-    reader.read(&watermark("a", 5)).unwrap();
-    let back = reader.read(&watermark("a", 4)).unwrap_err();
+    reader.read(&watermark("a", 5_000)).unwrap();
+    let back = reader.read(&watermark("a", 4_000)).unwrap_err();
     let (from, to) = (EventTime(5), EventTime(4));
     assert_eq!(back, BadTestStreamEvent::WatermarkGoesBack { tag: "a".to_owned(), from, to });
     // Neither the other output's watermark nor another reader's is concerned.
-    reader.read(&watermark("b", 4)).unwrap();
-    stream.reader().read(&watermark("a", 4)).unwrap();
+    reader.read(&watermark("b", 4_000)).unwrap();
+    stream.reader().read(&watermark("a", 4_000)).unwrap();
     // Which of two is not said.
     assert_eq!(reader.read(&watermark("", 9)), Err(BadTestStreamEvent::UnknownOutput(String::new())));
 }

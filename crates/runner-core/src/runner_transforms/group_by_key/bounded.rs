@@ -12,8 +12,9 @@ use indexmap::IndexMap;
 use super::fired::write_pane;
 use super::sessions::encoded;
 use super::values::Values;
-use super::{BLOCK_BYTES, Dropped, Merged, Window, malformed};
+use super::{BLOCK_BYTES, Merged, Window, malformed};
 use crate::fault::Fault;
+use crate::metrics::Dropped;
 use crate::plan::{Grain, Grouping, Merging, OutputTime};
 
 /// The pane of a group's one firing: first, last and on time.

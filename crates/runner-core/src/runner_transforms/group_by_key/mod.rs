@@ -30,6 +30,7 @@ use bytes::Bytes;
 
 use super::malformed;
 use crate::fault::Fault;
+use crate::metrics::Dropped;
 use crate::plan::{Grain, Grouping};
 use bounded::{Blocks, Bounded};
 use unbounded::Unbounded;
@@ -52,13 +53,6 @@ pub struct GroupByKey {
 enum Input {
     Bounded(Box<Bounded>),
     Unbounded(Box<Unbounded>),
-}
-
-/// Elements that are in no pane, each counted once for each of its windows.
-#[derive(Clone, Copy, Debug, Default)]
-struct Dropped {
-    late: u64,
-    closed: u64,
 }
 
 impl GroupByKey {
@@ -141,17 +135,8 @@ impl GroupByKey {
         }
     }
 
-    /// How many elements were dropped because their window had expired, counted by window.
-    pub fn dropped_late(&self) -> u64 {
-        self.dropped().late
-    }
-
-    /// How many elements were dropped because their window's trigger had finished, counted by window.
-    pub fn dropped_closed(&self) -> u64 {
-        self.dropped().closed
-    }
-
-    fn dropped(&self) -> Dropped {
+    /// What was dropped so far.
+    pub fn dropped(&self) -> Dropped {
         match &self.input {
             Input::Bounded(bounded) => bounded.dropped,
             Input::Unbounded(unbounded) => unbounded.dropped,

@@ -18,7 +18,8 @@ use super::index::{Entry, Index};
 use super::keys::{KeyId, Keys};
 use super::pane::Watermarks;
 use super::trigger::When;
-use super::{Dropped, Merged, Window, sessions};
+use super::{Merged, Window, sessions};
+use crate::metrics::Dropped;
 use crate::plan::{Grouping, Merging};
 
 pub(super) struct Unbounded {

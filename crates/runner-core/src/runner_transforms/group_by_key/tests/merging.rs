@@ -85,10 +85,10 @@ fn a_closed_session_stays_closed() {
     assert_eq!(contents(&grouped.add(&[(0, 1), (1, 2)])), [((0, 11), vec![1, 2])]);
     assert!(grouped.add(&[(8, 3)]).is_empty());
     assert!(grouped.add(&[(30, 4)]).is_empty());
-    assert_eq!(grouped.groups.dropped_closed(), 1);
+    assert_eq!(grouped.groups.dropped().closed, 1);
     assert!(grouped.add(&[(15, 5)]).is_empty(), "it joins the closed session, which has grown");
     assert_eq!(contents(&grouped.close()), [((30, 40), vec![4])]);
-    assert_eq!(grouped.groups.dropped_closed(), 2);
+    assert_eq!(grouped.groups.dropped().closed, 2);
 }
 
 #[test]
@@ -99,7 +99,7 @@ fn a_session_that_ended_before_it_grew_ends_again() {
     grouped.add(&[(7, 2)]);
     assert_eq!(contents(&grouped.watermark(20)), [((0, 17), vec![2])]);
     assert!(grouped.add(&[(3, 3)]).is_empty());
-    assert_eq!(grouped.groups.dropped_closed(), 1);
+    assert_eq!(grouped.groups.dropped().closed, 1);
 }
 
 #[test]

@@ -69,7 +69,7 @@ fn a_count_fires_once_and_what_follows_is_dropped() {
         assert_eq!(infos(&panes), [(Early, 0, -1, true, true)]);
         assert!(grouped.add(&[(5, 5), (6, 6), (7, 7)]).is_empty());
         assert!(grouped.close().is_empty());
-        assert_eq!((grouped.groups.dropped_closed(), grouped.groups.dropped_late()), (3, 0));
+        assert_eq!((grouped.groups.dropped().closed, grouped.groups.dropped().late), (3, 0));
     }
 }
 
@@ -136,7 +136,7 @@ fn an_empty_pane_on_time_from_or_finally() {
     let panes = grouped.watermark(10);
     assert_eq!((values(&panes), infos(&panes)), (vec![vec![]], vec![(OnTime, 1, 0, false, true)]));
     assert!(grouped.add(&[(3, 3), (3, 4)]).is_empty());
-    assert_eq!(grouped.groups.dropped_closed(), 2);
+    assert_eq!(grouped.groups.dropped().closed, 2);
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn elements_are_late_once_the_window_has_expired() {
     assert_eq!(infos(&panes), [(Late, 0, 0, true, false)]);
     grouped.watermark(30);
     assert!(grouped.add(&[(1, 2), (2, 3), (31, 4)]).is_empty());
-    assert_eq!((grouped.groups.dropped_late(), grouped.groups.dropped_closed()), (2, 0));
+    assert_eq!((grouped.groups.dropped().late, grouped.groups.dropped().closed), (2, 0));
     assert_eq!(values(&grouped.close()), [[4]]);
 }
 
@@ -180,7 +180,7 @@ fn an_element_in_several_windows_counts_in_each() {
     assert_eq!(contents(&panes), [((0, 10), vec![1, 6])]);
     let panes = grouped.add(&[(7, 7)]);
     assert_eq!(contents(&panes), [((5, 15), vec![6, 7])]);
-    assert_eq!(grouped.groups.dropped_closed(), 1, "in [0, 10), which is closed");
+    assert_eq!(grouped.groups.dropped().closed, 1, "in [0, 10), which is closed");
     assert_eq!(contents(&grouped.close()), [((-5, 5), vec![1])]);
 }
 
@@ -219,7 +219,7 @@ fn a_processing_time_that_is_not_repeated_drops_what_follows() {
     assert_eq!((values(&panes), infos(&panes)), (vec![vec![1]], vec![(Early, 0, -1, true, true)]));
     assert!(grouped.add(&[(2, 2)]).is_empty());
     assert!(grouped.clock(100).is_empty() && grouped.close().is_empty());
-    assert_eq!(grouped.groups.dropped_closed(), 1);
+    assert_eq!(grouped.groups.dropped().closed, 1);
 }
 
 #[test]

@@ -183,7 +183,7 @@ proptest! {
         let mode = grouping.firing.accumulation_mode;
         let mut grouped = Grouped::new(windows, grouping);
         let history = run(&mut grouped, &steps)?;
-        let dropped = grouped.groups.dropped_late() + grouped.groups.dropped_closed();
+        let dropped = grouped.groups.dropped().late + grouped.groups.dropped().closed;
         let by_window = by_window(&history.panes);
         if without_merging(windows) {
             for panes in by_window.values() {

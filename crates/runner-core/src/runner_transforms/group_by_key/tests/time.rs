@@ -144,7 +144,7 @@ fn a_bounded_input_holds_all() {
     assert!(grouped.watermark(10).is_empty() && grouped.clock(10).is_empty());
     assert_eq!((grouped.close().len(), hold(&grouped)), (1, EventTime::MAX.0));
     assert!(grouped.add(&[(1, 2)]).is_empty() && grouped.close().is_empty());
-    assert_eq!(grouped.groups.dropped_late(), 1);
+    assert_eq!(grouped.groups.dropped().late, 1);
 }
 
 /// Windows that only the SDK can read last to the end of time.
