@@ -335,6 +335,12 @@ impl Job {
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
     }
 
+    fn side_inputs_version(&self, stage: &Stage) -> Option<u64> {
+        let global = stage.side_inputs.iter().filter(|side| side.map_windows.is_none());
+        // Each only ever grows.
+        global.filter_map(|side| self.live.get(&side.collection)).map(|view| view.version()).reduce(u64::wrapping_add)
+    }
+
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
@@ -359,6 +365,7 @@ impl Job {
             state: Arc::new(state::StageState { side_inputs, user }),
             inject: self.execution.inject,
             requests,
+            side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
         let reports = self.reports.clone();

@@ -36,6 +36,8 @@ pub struct Snapshot {
     iterable: Option<Shards<Arc<Window>>>,
     multimap: Option<Shards<Arc<Window>>>,
     watermark: EventTime,
+    /// How often something was added.
+    version: u64,
 }
 
 /// The contents of a window, by key; by the empty key if keys do not matter. Pages are made when they are
@@ -60,6 +62,7 @@ impl LiveSideInput {
             iterable: reads(AccessPattern::Iterable),
             multimap: reads(AccessPattern::Multimap),
             watermark: EventTime::MIN,
+            version: 0,
         };
         Self { id: collection.id.clone(), element: collection.element_coder.clone(), current }
     }
@@ -76,6 +79,7 @@ impl LiveSideInput {
                 rest = &rest[len.map_err(|error| malformed(&self.id, error))?..];
             }
         }
+        self.current.version += 1;
         let contents = self.current.view.contents;
         if let Some(windows) = &mut self.current.iterable {
             merge(windows, contents, iterable);
@@ -159,6 +163,11 @@ fn merge(windows: &mut Shards<Arc<Window>>, contents: Contents, batch: Batch) {
 }
 
 impl Snapshot {
+    /// Grows with whatever it has more than an earlier one.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
     /// Whether an element of the main input that looks into this window need not wait any longer.
     pub fn is_ready(&self, window: &[u8]) -> bool {
         let end = self.window.max_timestamp_of_window(window);
