@@ -12,8 +12,8 @@ use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFac
 use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
-use super::questions::Questions;
 use super::job::version_of_descriptor;
+use super::questions::Questions;
 use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;

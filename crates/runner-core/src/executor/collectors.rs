@@ -111,8 +111,7 @@ impl Collectors {
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
                     let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
-                    let task =
-                        AwaitSideInputs { node, input, output, side_inputs, plan, workers, reports };
+                    let task = AwaitSideInputs { node, input, output, side_inputs, plan, workers, reports };
                     tasks.spawn(report_failure(failures, task.run(asks)));
                 }
                 Node::Impulse { .. }

@@ -275,9 +275,7 @@ impl Job {
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
-                EngineAction::Collect { node, blocks, now } => {
-                    self.collector(node, What::Add(blocks, now))
-                }
+                EngineAction::Collect { node, blocks, now } => self.collector(node, What::Add(blocks, now)),
                 EngineAction::Advance { node, watermark, now } => {
                     self.collector(node, What::Advance(watermark, now))
                 }
@@ -338,7 +336,10 @@ impl Job {
     fn side_inputs_version(&self, stage: &Stage) -> Option<u64> {
         let global = stage.side_inputs.iter().filter(|side| side.map_windows.is_none());
         // Each only ever grows.
-        global.filter_map(|side| self.live.get(&side.collection)).map(|view| view.version()).reduce(u64::wrapping_add)
+        global
+            .filter_map(|side| self.live.get(&side.collection))
+            .map(|view| view.version())
+            .reduce(u64::wrapping_add)
     }
 
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {

@@ -27,7 +27,8 @@ impl Waiting {
     pub fn add(&mut self, collection: &Collection, block: &Bytes) -> Result<(), Fault> {
         for element in Elements::new(collection, block.clone()) {
             let element = element?;
-            let windows: Vec<Window> = element.windows()?.iter().map(|window| window.as_ref().into()).collect();
+            let windows: Vec<Window> =
+                element.windows()?.iter().map(|window| window.as_ref().into()).collect();
             let timestamp = element.timestamp()?;
             let new = || Group { elements: Vec::new(), earliest: timestamp };
             let group = self.groups.entry(windows).or_insert_with(new);

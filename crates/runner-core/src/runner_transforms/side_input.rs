@@ -154,7 +154,8 @@ impl SideInputBuilder {
 
 impl Multimap {
     fn new(map: KeyValuesByKey) -> Self {
-        let (mut keys, mut entries, mut values) = (PageBuilder::default(), PageBuilder::default(), HashMap::new());
+        let (mut keys, mut entries, mut values) =
+            (PageBuilder::default(), PageBuilder::default(), HashMap::new());
         for (key, of_key) in map {
             keys.add(&key);
             let pages = of_key.pages.finish();
