@@ -5,8 +5,8 @@ use std::time::Duration;
 use beam_model::job_management::job_messages_response::Response;
 use beam_model::job_management::job_service_client::JobServiceClient;
 use beam_model::job_management::{
-    CancelJobRequest, DrainJobRequest, GetJobMetricsRequest, GetJobPipelineRequest, GetJobStateRequest, GetJobsRequest,
-    JobMessagesRequest,
+    CancelJobRequest, DrainJobRequest, GetJobMetricsRequest, GetJobPipelineRequest, GetJobStateRequest,
+    GetJobsRequest, JobMessagesRequest,
 };
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::urns::monitoring_info_type_urns as types;

@@ -55,6 +55,8 @@ pub(super) struct Run {
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
+    /// Of side inputs in the global window that go on changing.
+    pub(super) side_inputs_version: Option<u64>,
 }
 
 impl Run {
@@ -94,6 +96,7 @@ impl Run {
             state: self.state.clone(),
             outputs: outputs.clone(),
             requests: self.requests,
+            side_inputs_version: self.side_inputs_version,
         };
         let result = factory.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
