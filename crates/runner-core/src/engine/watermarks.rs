@@ -34,7 +34,7 @@ impl<B: Clone> Engine<B> {
                 self.set_watermark(*output, least.unwrap_or(EventTime::MAX));
             }
             Node::Redistribute { input, output } => self.set_watermark(*output, self.watermark(*input)),
-            Node::GroupByKey { input, output, .. } => {
+            Node::GroupByKey { input, output, .. } | Node::AwaitSideInputs { input, output, .. } => {
                 self.advance_collector(id, self.watermark(*input));
                 if let Some(reached) = self.collectors.get_mut(&id).map(|collector| collector.output()) {
                     self.set_watermark(*output, reached);

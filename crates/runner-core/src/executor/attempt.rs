@@ -55,6 +55,8 @@ pub(super) struct Run {
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
+    /// Of side inputs in the global window that go on changing.
+    pub(super) side_inputs_version: Option<u64>,
 }
 
 impl Run {
@@ -94,9 +96,11 @@ impl Run {
             state: self.state.clone(),
             outputs: outputs.clone(),
             requests: self.requests,
+            side_inputs_version: self.side_inputs_version,
         };
         let result = factory.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
+        result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));

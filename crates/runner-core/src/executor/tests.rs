@@ -1,5 +1,6 @@
 //! Whole small jobs on workers that are closures.
 
+mod live_side_inputs;
 mod streaming;
 
 use std::collections::BTreeMap;

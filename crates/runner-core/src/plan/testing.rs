@@ -10,7 +10,8 @@ use beam_model::pipeline::Environment;
 use super::test_stream::TestStreamElements;
 use super::{
     AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
-    Merging, Node, OutputTime, Stage, StageSideInput, TestStream, TestStreamEvent, TestStreamSource,
+    LiveView, Merging, Node, OutputTime, Stage, StageSideInput, TestStream, TestStreamEvent,
+    TestStreamSource,
 };
 use crate::ports::StageSpec;
 
@@ -45,6 +46,7 @@ impl PlanBuilder {
             by_key: false,
             timed: false,
             side_input_patterns: Vec::new(),
+            live: None,
         });
         id
     }
@@ -117,6 +119,7 @@ impl PlanBuilder {
             restriction_reader: None,
             drain: None,
             keyed: None,
+            counted_elsewhere: None,
         })));
         made
     }
@@ -145,6 +148,16 @@ impl PlanBuilder {
         let grouping = Box::new(grouping(Coder::GlobalWindow));
         self.plan.nodes.push(Node::GroupByKey { input, output, grouping, name: "Group".to_owned() });
         output
+    }
+
+    /// Has stages read this collection as a side input while it goes on changing, in a job without an end.
+    /// Orders the nodes anew.
+    pub(crate) fn live(&mut self, side: CollectionId, view: LiveView) {
+        self.plan.streaming = true;
+        self.plan.collections[side.0].live = Some(view);
+        super::side_inputs::await_live_side_inputs(&mut self.plan.nodes, &mut self.plan.collections);
+        let nodes = std::mem::take(&mut self.plan.nodes);
+        self.plan.nodes = super::in_order(nodes, self.plan.collections.len());
     }
 
     pub(crate) fn flatten(&mut self, inputs: &[CollectionId]) -> CollectionId {

@@ -1,6 +1,7 @@
 //! The engine as a pure step, event by event.
 
 mod keyed;
+mod live_side_inputs;
 mod properties;
 mod simulation;
 

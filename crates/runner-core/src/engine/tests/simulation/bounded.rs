@@ -85,6 +85,7 @@ fn compute(plan: &ExecutionPlan) -> Option<Vec<Elements>> {
             Node::Flatten { inputs, output } => {
                 all[output.0] = inputs.iter().flat_map(|input| all[input.0].clone()).collect()
             }
+            Node::AwaitSideInputs { .. } => panic!("all input is bounded"),
             Node::Redistribute { input, output } => all[output.0] = all[input.0].clone(),
             Node::GroupByKey { input, output, .. } => all[output.0] = group(&all[input.0]),
             Node::Stage(stage) => {
@@ -169,6 +170,7 @@ impl World {
                 EngineAction::SealSideInput { collection } => self.open.push(Open::SideInput(collection)),
                 EngineAction::WakeAt { at } => self.wake = Some(at),
                 EngineAction::Checkpoint { .. }
+                | EngineAction::AdvanceSideInput { .. }
                 | EngineAction::NextTestStreamEvent
                 | EngineAction::Expire { .. } => panic!("{action:?} on bounded input"),
                 EngineAction::End(outcome) => self.outcome = Some(outcome),

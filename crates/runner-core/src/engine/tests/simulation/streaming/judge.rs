@@ -57,6 +57,7 @@ impl World<'_> {
                 let elements = blocks.into_iter().flat_map(|block| block.data.elements);
                 side.values.extend(elements.flat_map(|element| element.values));
             }
+            EngineAction::AdvanceSideInput { .. } => panic!("no side input here goes on changing"),
             EngineAction::SealSideInput { collection } => {
                 assert_eq!(self.model.watermarks[collection.0], EventTime::MAX);
                 self.seen.insert(Seen::SideInput);

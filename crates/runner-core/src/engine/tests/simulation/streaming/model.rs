@@ -117,6 +117,7 @@ impl Model {
                 | Node::TestStream(_)
                 | Node::Flatten { .. }
                 | Node::Redistribute { .. } => {}
+                Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
             }
         }
         Self {
@@ -159,6 +160,7 @@ impl Model {
                         self.deliver(*output, blocks)
                     }
                     Node::Impulse { .. } | Node::TestStream(_) => panic!("it reads nothing"),
+                    Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
                 }
             }
         }
@@ -223,6 +225,7 @@ impl Model {
                     inputs.iter().map(|input| self.watermarks[input.0]).min().unwrap()
                 }
                 Node::Redistribute { input, .. } => self.watermarks[input.0],
+                Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
                 Node::GroupByKey { .. } => self.collectors.get_mut(&id).unwrap().settle(),
                 Node::Stage(stage) => {
                     let input = self.watermarks[stage.input.0];
