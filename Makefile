@@ -11,6 +11,7 @@ SUITE ?= all
 ENV ?=
 DEBUG_BIN := target/debug/beamline
 RELEASE_BIN := target/release/beamline
+FLOOR_BIN := target/release/floor
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
 SDK_TEST_SECONDS ?= 900
 
@@ -41,7 +42,8 @@ conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/
 	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
-	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) $(or $(ARGS),--output docs/benchmarks.md)
+	cargo build --release -p beamline-benches --bin floor
+	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) --floor $(FLOOR_BIN) $(or $(ARGS),--output docs/benchmarks.md)
 
 debug: ## target/debug/beamline
 	cargo build -p beamline

@@ -33,6 +33,20 @@ pub struct Timer {
     pub hold: EventTime,
     /// The encoded pane of the element that set it.
     pub pane: Bytes,
+    /// When nothing more can come for its window. An event-time timer fires then at the latest, since the
+    /// window's state goes with it.
+    pub expiry: EventTime,
+}
+
+impl Timer {
+    /// Whether it fires, or has fired, when its window is over.
+    fn is_last(&self) -> bool {
+        self.fire >= self.expiry
+    }
+
+    fn is_of_same_window(&self, other: &Timer) -> bool {
+        self.id.key == other.id.key && self.id.window == other.id.window
+    }
 }
 
 /// What a bundle did to a timer.
@@ -79,9 +93,14 @@ impl Timers {
         self.holds.earliest()
     }
 
-    /// When the next processing-time timer is due.
-    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
-        self.of(TimerKind::ProcessingTime).next().map(|(place, _)| ProcessingTime(place.fire.millis()))
+    /// When the next processing-time timer is due that is not yet. Those that are wait for no time but for
+    /// their key, and must not keep those of other keys waiting.
+    pub(super) fn next_wake(&self, now: ProcessingTime) -> Option<ProcessingTime> {
+        let kind = TimerKind::ProcessingTime;
+        let fire = EventTime(now.millis().checked_add(1)?);
+        let later = self.queue.range(Place { kind, fire, set: 0, partition: Partition(0) }..);
+        let (place, _) = later.take_while(|(place, _)| place.kind == kind).next()?;
+        Some(ProcessingTime(place.fire.millis()))
     }
 
     /// Until this event time some timer may still need the state of its window.
@@ -95,13 +114,19 @@ impl Timers {
         self.queue.range(first..).take_while(move |(place, _)| place.kind == kind)
     }
 
-    /// Takes in what a bundle did, in the order in which it did it. `due`: when a processing-time timer is due.
+    /// Takes in what a bundle did, in the order in which it did it. `fired`: the timers that fired in it. `due`:
+    /// when a processing-time timer is due.
+    ///
+    /// When a window is over its timers fire once more, whatever their time; what is set for later then would
+    /// fire for ever, and is dropped.
     pub(super) fn change(
         &mut self,
         changes: Vec<TimerChange>,
         kinds: &[TimerKind],
+        fired: &[Timer],
         due: impl Fn(EventTime) -> EventTime,
     ) {
+        let last: Vec<&Timer> = fired.iter().filter(|timer| timer.is_last()).collect();
         for change in changes {
             match change {
                 TimerChange::Clear(id) => self.remove(&id),
@@ -110,7 +135,13 @@ impl Timers {
                     self.remove(&timer.id);
                     let fire = match kind {
                         TimerKind::ProcessingTime => due(timer.fire),
-                        TimerKind::EventTime | TimerKind::Expiration => timer.fire,
+                        TimerKind::EventTime
+                            if timer.fire > timer.expiry
+                                && last.iter().any(|fired| fired.is_of_same_window(&timer)) =>
+                        {
+                            continue;
+                        }
+                        TimerKind::EventTime | TimerKind::Expiration => timer.fire.min(timer.expiry),
                     };
                     let place = Place { kind: *kind, fire, set: self.next, partition };
                     self.next += 1;

@@ -48,7 +48,7 @@ impl<B: Clone> Engine<B> {
         let input = self.watermark(input);
         let Some(stage) = self.stages.get_mut(&id) else { return };
         let reached = stage.advance(input);
-        let next_wake = stage.next_wake();
+        let next_wake = stage.next_wake(self.clock.now());
         // On bounded input a window is over when the job is.
         if self.plan.streaming
             && let Some(watermark) = stage.newly_expired()

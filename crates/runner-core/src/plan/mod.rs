@@ -5,6 +5,7 @@
 //! worker's own business.
 
 mod coders;
+mod counts;
 mod descriptor;
 mod drain;
 mod keyed;
@@ -159,6 +160,8 @@ pub struct Stage {
     pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
+    /// The PCollection that it reads, if that is not counted here.
+    pub counted_elsewhere: Option<String>,
 }
 
 /// A side input as a worker asks for it.
@@ -246,8 +249,9 @@ pub fn plan(
         nodes.push(planner.stage(index, stage)?);
     }
     let Planner { mut collections, environments, transform_names, .. } = planner;
-    side_inputs::await_live_side_inputs(&mut nodes, &mut collections);
-    let nodes = in_order(nodes, collections.len());
+    let mut nodes = in_order(nodes, collections.len());
+    counts::count_once(&mut nodes, &collections);
+    let nodes = side_inputs::await_live_side_inputs(nodes, &mut collections);
     cut_before_handing_on(&nodes, &mut collections);
     Ok(ExecutionPlan { nodes, collections, environments, streaming, transform_names })
 }
@@ -430,6 +434,7 @@ impl Planner<'_> {
             restriction_reader,
             drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
+            counted_elsewhere: None,
         })))
     }
 }

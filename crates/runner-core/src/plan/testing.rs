@@ -7,9 +7,11 @@ use beam_model::coders::Coder;
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::Environment;
 
+use super::test_stream::TestStreamElements;
 use super::{
     AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
-    LiveView, Merging, Node, OutputTime, Stage, StageSideInput,
+    LiveView, Merging, Node, OutputTime, Stage, StageSideInput, TestStream, TestStreamEvent,
+    TestStreamSource,
 };
 use crate::ports::StageSpec;
 
@@ -55,6 +57,27 @@ impl PlanBuilder {
         output
     }
 
+    /// A TestStream with this many outputs; their tags are `out0`, `out1`, ….
+    pub(crate) fn test_stream(&mut self, outputs: usize) -> Vec<CollectionId> {
+        let made: Vec<_> = (0..outputs).map(|_| self.collection(key_value())).collect();
+        self.plan.nodes.push(Node::TestStream(Box::new(TestStream {
+            name: "TestStream".to_owned(),
+            outputs: made.iter().enumerate().map(|(n, id)| (format!("out{n}"), *id)).collect(),
+            events: TestStreamSource::Listed(Vec::new()),
+            elements: TestStreamElements::of("none", &BTreeMap::new()),
+        })));
+        made
+    }
+
+    /// Lists the events of the TestStream that was added last.
+    pub(crate) fn play(&mut self, events: Vec<TestStreamEvent>) {
+        let stream = self.plan.nodes.iter_mut().rev().find_map(|node| match node {
+            Node::TestStream(stream) => Some(stream),
+            _ => None,
+        });
+        stream.expect("the plan has a TestStream").events = TestStreamSource::Listed(events);
+    }
+
     /// A stage with this many outputs. Its sinks are `sink0`, `sink1`, …; its source is `source`.
     pub(crate) fn stage(
         &mut self,
@@ -96,6 +119,7 @@ impl PlanBuilder {
             restriction_reader: None,
             drain: None,
             keyed: None,
+            counted_elsewhere: None,
         })));
         made
     }
@@ -105,6 +129,14 @@ impl PlanBuilder {
         match self.plan.nodes.last_mut() {
             Some(Node::Stage(stage)) => stage,
             other => panic!("the last node is no stage but {other:?}"),
+        }
+    }
+
+    /// How the GroupByKey that was added last groups.
+    pub(crate) fn last_grouping(&mut self) -> &mut Grouping {
+        match self.plan.nodes.last_mut() {
+            Some(Node::GroupByKey { grouping, .. }) => grouping,
+            other => panic!("the last node is no GroupByKey but {other:?}"),
         }
     }
 
@@ -123,9 +155,8 @@ impl PlanBuilder {
     pub(crate) fn live(&mut self, side: CollectionId, view: LiveView) {
         self.plan.streaming = true;
         self.plan.collections[side.0].live = Some(view);
-        super::side_inputs::await_live_side_inputs(&mut self.plan.nodes, &mut self.plan.collections);
         let nodes = std::mem::take(&mut self.plan.nodes);
-        self.plan.nodes = super::in_order(nodes, self.plan.collections.len());
+        self.plan.nodes = super::side_inputs::await_live_side_inputs(nodes, &mut self.plan.collections);
     }
 
     pub(crate) fn flatten(&mut self, inputs: &[CollectionId]) -> CollectionId {
