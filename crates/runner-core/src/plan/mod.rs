@@ -249,9 +249,9 @@ pub fn plan(
         nodes.push(planner.stage(index, stage)?);
     }
     let Planner { mut collections, environments, transform_names, .. } = planner;
-    side_inputs::await_live_side_inputs(&mut nodes, &mut collections);
     let mut nodes = in_order(nodes, collections.len());
     counts::count_once(&mut nodes, &collections);
+    let nodes = side_inputs::await_live_side_inputs(nodes, &mut collections);
     cut_before_handing_on(&nodes, &mut collections);
     Ok(ExecutionPlan { nodes, collections, environments, streaming, transform_names })
 }

@@ -9,7 +9,7 @@ use beam_model::pipeline::{WindowingStrategy, is_bounded};
 use beam_model::urns::global_windows_payload;
 
 use super::trigger::{AccumulationMode, Firing, Trigger, Unfit};
-use super::{Collection, CollectionId, Node, StageSideInput};
+use super::{Collection, CollectionId, Node, StageSideInput, in_order};
 use crate::graph::QueryablePipeline;
 
 /// How a PCollection without an end is read as a side input.
@@ -70,10 +70,10 @@ pub(crate) fn is_live(pipeline: &QueryablePipeline, pcollection: &str) -> bool {
     pcollection.is_ok_and(|pcollection| pcollection.is_bounded() == is_bounded::Enum::Unbounded)
 }
 
-/// Puts a [`Node::AwaitSideInputs`] before each stage that reads a live side input.
-pub(super) fn await_live_side_inputs(nodes: &mut Vec<Node>, collections: &mut Vec<Collection>) {
+/// Puts a [`Node::AwaitSideInputs`] before each stage that reads a live side input. Nodes come, and go, in order.
+pub(super) fn await_live_side_inputs(mut nodes: Vec<Node>, collections: &mut Vec<Collection>) -> Vec<Node> {
     let mut awaiting = Vec::new();
-    for node in nodes.iter_mut() {
+    for node in &mut nodes {
         let Node::Stage(stage) = node else { continue };
         let side_inputs = distinct(&stage.side_inputs, collections);
         if side_inputs.is_empty() {
@@ -87,7 +87,11 @@ pub(super) fn await_live_side_inputs(nodes: &mut Vec<Node>, collections: &mut Ve
         let input = std::mem::replace(&mut stage.input, output);
         awaiting.push(Node::AwaitSideInputs { input, output, side_inputs, name: stage.spec.name.clone() });
     }
+    if awaiting.is_empty() {
+        return nodes;
+    }
     nodes.extend(awaiting);
+    in_order(nodes, collections.len())
 }
 
 /// The live ones, each once: several transforms of a stage may read one in the same way.

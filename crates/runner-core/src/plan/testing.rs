@@ -155,9 +155,8 @@ impl PlanBuilder {
     pub(crate) fn live(&mut self, side: CollectionId, view: LiveView) {
         self.plan.streaming = true;
         self.plan.collections[side.0].live = Some(view);
-        super::side_inputs::await_live_side_inputs(&mut self.plan.nodes, &mut self.plan.collections);
         let nodes = std::mem::take(&mut self.plan.nodes);
-        self.plan.nodes = super::in_order(nodes, self.plan.collections.len());
+        self.plan.nodes = super::side_inputs::await_live_side_inputs(nodes, &mut self.plan.collections);
     }
 
     pub(crate) fn flatten(&mut self, inputs: &[CollectionId]) -> CollectionId {
