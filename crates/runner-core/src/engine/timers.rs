@@ -4,6 +4,7 @@
 //! time, since what they do may set or clear the others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 
 use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
@@ -38,8 +39,19 @@ pub struct Timer {
 /// What a bundle did to a timer.
 #[derive(Clone, Debug)]
 pub enum TimerChange {
-    Set { timer: Timer, partition: Partition },
+    Set {
+        timer: Timer,
+        partition: Partition,
+    },
     Clear(TimerId),
+    /// Windows of a key have become one: what is set in `parts`, `result` perhaps among them, is set in
+    /// `result` from now on. Of timers of one family and tag that of the last part stays. What waits for the
+    /// expiration of a part is gone; `result` has an expiration of its own.
+    MergeWindows {
+        key: Bytes,
+        parts: Vec<Bytes>,
+        result: Bytes,
+    },
 }
 
 /// What timers wait for, as it is now.
@@ -57,7 +69,8 @@ const MAX_FIRING: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Timers {
-    set: HashMap<TimerId, (Place, Timer)>,
+    /// In order, so that those of a family, key and window are found together.
+    set: BTreeMap<TimerId, (Place, Timer)>,
     queue: BTreeMap<Place, TimerId>,
     /// Of those that are set, and of those that fire in a bundle that is not committed.
     holds: Holds,
@@ -104,7 +117,9 @@ impl Timers {
     ) {
         for change in changes {
             match change {
-                TimerChange::Clear(id) => self.remove(&id),
+                TimerChange::Clear(id) => {
+                    self.remove(&id);
+                }
                 TimerChange::Set { timer, partition } => {
                     let Some(kind) = kinds.get(timer.id.family) else { continue };
                     self.remove(&timer.id);
@@ -114,19 +129,50 @@ impl Timers {
                     };
                     let place = Place { kind: *kind, fire, set: self.next, partition };
                     self.next += 1;
-                    self.holds.add(timer.hold);
-                    self.queue.insert(place, timer.id.clone());
-                    self.set.insert(timer.id.clone(), (place, timer));
+                    self.insert(place, timer);
+                }
+                TimerChange::MergeWindows { key, parts, result } => {
+                    self.merge_windows(kinds, &key, &parts, &result)
                 }
             }
         }
     }
 
-    fn remove(&mut self, id: &TimerId) {
-        if let Some((place, timer)) = self.set.remove(id) {
-            self.holds.release(timer.hold);
-            self.queue.remove(&place);
+    fn merge_windows(&mut self, kinds: &[TimerKind], key: &Bytes, parts: &[Bytes], result: &Bytes) {
+        for (family, kind) in kinds.iter().enumerate() {
+            // All are taken before one is set again: the result may be one of the parts.
+            let all: Vec<_> = parts.iter().flat_map(|part| self.ids(family, key, part)).collect();
+            let taken: Vec<_> = all.iter().filter_map(|id| self.remove(id)).collect();
+            if *kind == TimerKind::Expiration {
+                continue;
+            }
+            for (place, mut timer) in taken {
+                timer.id.window = result.clone();
+                self.remove(&timer.id);
+                self.insert(place, timer);
+            }
         }
+    }
+
+    /// What is set for a family, key and window.
+    fn ids(&self, family: usize, key: &Bytes, window: &Bytes) -> Vec<TimerId> {
+        let first = TimerId { family, key: key.clone(), window: window.clone(), tag: Bytes::new() };
+        let ids = self.set.range((Bound::Included(&first), Bound::Unbounded)).map(|(id, _)| id);
+        let of_it = |id: &&TimerId| (id.family, &id.key, &id.window) == (family, key, window);
+        ids.take_while(of_it).cloned().collect()
+    }
+
+    fn insert(&mut self, place: Place, timer: Timer) {
+        self.holds.add(timer.hold);
+        self.queue.insert(place, timer.id.clone());
+        self.set.insert(timer.id.clone(), (place, timer));
+    }
+
+    fn remove(&mut self, id: &TimerId) -> Option<(Place, Timer)> {
+        let (place, timer) = self.set.remove(id)?;
+        self.holds.release(timer.hold);
+        self.queue.remove(&place);
+        Some((place, timer))
     }
 
     /// The bundle in which these fired is committed.

@@ -23,6 +23,7 @@ fn plan() -> Arc<ExecutionPlan> {
     plan.last_stage().keyed = Some(KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: crate::plan::Merging::Never,
         families: KINDS.iter().enumerate().map(family).collect(),
         states: Vec::new(),
         time_sorted: false,
