@@ -34,6 +34,33 @@ pub struct Timer {
     pub hold: EventTime,
     /// The encoded pane of the element that set it.
     pub pane: Bytes,
+    /// When nothing more can come for its window. An event-time timer fires then at the latest, since the
+    /// window's state goes with it.
+    pub expiry: EventTime,
+}
+
+impl Timer {
+    /// Whether it fires, or has fired, when its window is over.
+    fn is_last(&self) -> bool {
+        self.fire >= self.expiry
+    }
+
+    /// The same in a window that `from` has become a part of. What is set for the end of the window, or a time
+    /// after it, is so for that of the other.
+    fn moved(self, from: &TimerWindow, to: &TimerWindow, kind: TimerKind) -> Self {
+        let later = to.end.millis().saturating_sub(from.end.millis());
+        let moved = |time: EventTime| if time >= from.end { time.saturating_add(later) } else { time };
+        let fire = match kind {
+            TimerKind::EventTime | TimerKind::Expiration => moved(self.fire),
+            TimerKind::ProcessingTime => self.fire,
+        };
+        let id = TimerId { window: to.window.clone(), ..self.id };
+        Self { id, fire, hold: moved(self.hold), pane: self.pane, expiry: to.expiry }
+    }
+
+    fn is_of_same_window(&self, other: &Timer) -> bool {
+        self.id.key == other.id.key && self.id.window == other.id.window
+    }
 }
 
 /// What a bundle did to a timer.
@@ -49,9 +76,19 @@ pub enum TimerChange {
     /// expiration of a part is gone; `result` has an expiration of its own.
     MergeWindows {
         key: Bytes,
-        parts: Vec<Bytes>,
-        result: Bytes,
+        parts: Vec<TimerWindow>,
+        result: TimerWindow,
     },
+}
+
+/// An encoded window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerWindow {
+    pub window: Bytes,
+    /// The last event time in it.
+    pub end: EventTime,
+    /// When nothing more can come for it.
+    pub expiry: EventTime,
 }
 
 /// What timers wait for, as it is now.
@@ -108,13 +145,19 @@ impl Timers {
         self.queue.range(first..).take_while(move |(place, _)| place.kind == kind)
     }
 
-    /// Takes in what a bundle did, in the order in which it did it. `due`: when a processing-time timer is due.
+    /// Takes in what a bundle did, in the order in which it did it. `fired`: the timers that fired in it. `due`:
+    /// when a processing-time timer is due.
+    ///
+    /// When a window is over its timers fire once more, whatever their time; what is set for later then would
+    /// fire for ever, and is dropped.
     pub(super) fn change(
         &mut self,
         changes: Vec<TimerChange>,
         kinds: &[TimerKind],
+        fired: &[Timer],
         due: impl Fn(EventTime) -> EventTime,
     ) {
+        let last: Vec<&Timer> = fired.iter().filter(|timer| timer.is_last()).collect();
         for change in changes {
             match change {
                 TimerChange::Clear(id) => {
@@ -125,7 +168,13 @@ impl Timers {
                     self.remove(&timer.id);
                     let fire = match kind {
                         TimerKind::ProcessingTime => due(timer.fire),
-                        TimerKind::EventTime | TimerKind::Expiration => timer.fire,
+                        TimerKind::EventTime
+                            if timer.fire > timer.expiry
+                                && last.iter().any(|fired| fired.is_of_same_window(&timer)) =>
+                        {
+                            continue;
+                        }
+                        TimerKind::EventTime | TimerKind::Expiration => timer.fire.min(timer.expiry),
                     };
                     let place = Place { kind: *kind, fire, set: self.next, partition };
                     self.next += 1;
@@ -138,16 +187,27 @@ impl Timers {
         }
     }
 
-    fn merge_windows(&mut self, kinds: &[TimerKind], key: &Bytes, parts: &[Bytes], result: &Bytes) {
+    fn merge_windows(
+        &mut self,
+        kinds: &[TimerKind],
+        key: &Bytes,
+        parts: &[TimerWindow],
+        result: &TimerWindow,
+    ) {
         for (family, kind) in kinds.iter().enumerate() {
             // All are taken before one is set again: the result may be one of the parts.
-            let all: Vec<_> = parts.iter().flat_map(|part| self.ids(family, key, part)).collect();
-            let taken: Vec<_> = all.iter().filter_map(|id| self.remove(id)).collect();
-            if *kind == TimerKind::Expiration {
-                continue;
+            let mut taken = Vec::new();
+            for part in parts {
+                let timers = self.ids(family, key, &part.window);
+                taken.extend(timers.iter().filter_map(|id| Some((part, self.remove(id)?))));
             }
-            for (place, mut timer) in taken {
-                timer.id.window = result.clone();
+            for (part, (mut place, timer)) in taken {
+                let timer = timer.moved(part, result, *kind);
+                match kind {
+                    TimerKind::Expiration => continue,
+                    TimerKind::EventTime => place.fire = timer.fire.min(timer.expiry),
+                    TimerKind::ProcessingTime => {}
+                }
                 self.remove(&timer.id);
                 self.insert(place, timer);
             }

@@ -10,6 +10,7 @@ use beam_model::time::EventTime;
 use bytes::Bytes;
 
 use super::late::has_expired;
+use super::timers::window_of;
 use crate::engine::TimerChange;
 use crate::fault::Fault;
 use crate::plan::{Collection, KeyedStage, Merging};
@@ -150,8 +151,8 @@ impl Merger<'_> {
                 merged.results.push((key.key.clone(), result.clone()));
                 merged.timers.push(TimerChange::MergeWindows {
                     key: key.key.clone(),
-                    parts: parts.clone(),
-                    result: result.clone(),
+                    parts: parts.iter().map(|part| window_of(self.stage, part)).collect(),
+                    result: window_of(self.stage, &result),
                 });
                 merges.push(WindowMerge { parts, result });
             }

@@ -43,7 +43,8 @@ fn id(family: usize, key: &'static str) -> TimerId {
 /// A key's partition is its first letter.
 fn set(family: usize, key: &'static str, fire: i64) -> TimerChange {
     let fire = beam_model::time::EventTime(fire);
-    let timer = Timer { id: id(family, key), fire, hold: fire, pane: Bytes::new() };
+    let expiry = EventTime::GLOBAL_WINDOW_MAX;
+    let timer = Timer { id: id(family, key), fire, hold: fire, pane: Bytes::new(), expiry };
     TimerChange::Set { timer, partition: Partition(u16::from(key.as_bytes()[0])) }
 }
 
@@ -160,4 +161,27 @@ fn timers_are_tried_again_with_their_bundle() {
     let first = fired(&actions);
     let actions = engine.step(NOW, failed(first[0].0, 1, Fault::user("no")));
     assert_eq!(fired(&actions), first);
+}
+
+/// The change, for a window that is over at `expiry`.
+fn expiring(change: TimerChange, expiry: i64) -> TimerChange {
+    match change {
+        TimerChange::Set { timer, partition } => {
+            TimerChange::Set { timer: Timer { expiry: EventTime(expiry), ..timer }, partition }
+        }
+        TimerChange::Clear(_) | TimerChange::MergeWindows { .. } => change,
+    }
+}
+
+#[test]
+fn a_timer_fires_when_its_window_is_over_and_then_sets_no_more() {
+    let (mut engine, actions) = with_timers(vec![expiring(set(0, "a", 20), 10)]);
+    let first = fired(&actions);
+    assert_eq!(first[0].1, [(0, "a".to_owned(), 20)]);
+    // What is set beyond the end at the end is dropped; another key's is not.
+    let again = vec![expiring(set(0, "a", 30), 10), expiring(set(0, "b", 30), 10)];
+    let actions = engine.step(NOW, done(first[0].0, again));
+    let second = fired(&actions);
+    assert_eq!(second.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [[(0, "b".to_owned(), 30)]]);
+    assert_eq!(outcome(&engine.step(NOW, done(second[0].0, Vec::new()))).as_deref(), Some("done"));
 }
