@@ -142,7 +142,7 @@ fn a_window_of_unknown_end_is_ready_when_something_is_in_it_or_all_is_over() {
     side.current.multimap = None;
     let windowed = |window: &[u8]| {
         let mut out = Vec::new();
-        write_header(&mut out, EventTime(0), [window].into_iter(), PaneInfo::NO_FIRING_ENCODED).unwrap();
+        write_header(&mut out, EventTime(0), [window], PaneInfo::NO_FIRING_ENCODED).unwrap();
         [out, key("x")].concat()
     };
     add(&mut side, &[windowed(b"\x01a")]);
