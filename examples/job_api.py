@@ -10,7 +10,7 @@ import time
 import grpc
 from apache_beam.metrics import MetricsFilter
 from apache_beam.portability.api import beam_job_api_pb2, beam_job_api_pb2_grpc
-from apache_beam.runners.portability.portable_metrics import PortableMetrics
+from apache_beam.runners.portability.portable_runner import PortableMetrics
 
 CALL_SECONDS = 30
 POLL_SECONDS = 0.2
