@@ -53,9 +53,10 @@ def happened_at(line):
   return int(line.split(',')[3]) / 1000
 
 
-def make_game(count, seconds_between=7):
+def make_game(count, late_share=0.05, seconds_between=7):
   """`count` events in the order in which they arrive."""
-  return [make_event(number, START + number * seconds_between) for number in range(count)]
+  return [
+      make_event(number, START + number * seconds_between, late_share) for number in range(count)]
 
 
 def read_game(path):

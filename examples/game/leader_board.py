@@ -8,8 +8,8 @@ BigQuery; here they come from a replay or are made live, and each pane is writte
 
 - Teams: windows of an hour, an early result after every ten events of a team, one when the hour is over.
   The SDK's transform allows no lateness, so an event that comes after the end of its hour is dropped.
-- Users: no windows, a new total after every ten events of a user; the last few events wait for a tenth
-  that never comes.
+- Users: no windows, a new total after ten more events of a user, or a few more if they come in one bundle. The last
+  few come when the job ends, on runners that show what is left in a window that ends.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def run(argv=None):
   parser.add_argument('--output_folder', required=True, help='takes a JSON file for each pane')
   parser.add_argument('--team_window_duration', type=int, default=60, help='minutes')
   arguments, others = parser.parse_known_args(argv)
-  # The SDK's check says that a trigger of counts may leave elements behind. So it does: see above.
+  # The SDK warns that a trigger of counts may leave elements behind; which are meant is said above.
   options = pipeline_options([*others, '--allow_unsafe_triggers'], streaming=True)
   with beam.Pipeline(options=options) as pipeline:
     game = events.parsed(
