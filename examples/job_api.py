@@ -1,9 +1,14 @@
 """What a client may ask of a running job over Beam's Job API, where the Python SDK has no call of its own.
 
 A streaming job does not end by itself. `cancel` throws away what is still on its way; `drain` lets it end well: the
-sources stop, every window closes and is written, and the job's state is DRAINED.
+sources stop, every window closes and is written, and the job's state is DRAINED. From the command line:
+
+    python -m examples.job_api drain JOB_NAME [--job_endpoint=localhost:8099]
+
+The name is the one that the pipeline was given with `--job_name`.
 """
 
+import argparse
 import contextlib
 import time
 
@@ -93,3 +98,12 @@ def wait_until_ended(result):
     if result.state != 'DRAINED':
       raise
     return result.state
+
+
+if __name__ == '__main__':
+  parser = argparse.ArgumentParser(description='Drains a running job, and says how it ended.')
+  parser.add_argument('what', choices=('drain',))
+  parser.add_argument('job_name')
+  parser.add_argument('--job_endpoint', default='localhost:8099')
+  given = parser.parse_args()
+  print(drain(given.job_endpoint, given.job_name))

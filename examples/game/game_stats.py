@@ -18,7 +18,7 @@ import apache_beam as beam
 from apache_beam.examples.complete.game import game_stats
 from apache_beam.transforms.window import FixedWindows, Sessions, TimestampCombiner
 
-from examples import panes
+from examples import job_api, panes
 from examples.beam_options import pipeline_options
 from examples.game import events
 
@@ -65,15 +65,19 @@ def run(argv=None):
   parser.add_argument('--session_gap', type=float, default=5, help='minutes')
   parser.add_argument('--user_activity_window_duration', type=float, default=30, help='minutes')
   arguments, others = parser.parse_known_args(argv)
-  with beam.Pipeline(options=pipeline_options(others, streaming=True)) as pipeline:
-    game = events.parsed(
-        pipeline | 'Events' >> events.source(arguments), game_stats.ParseGameEventFn())
-    user_scores = game | 'UserScores' >> beam.Map(lambda event: (event['user'], event['score']))
-    add_team_scores(
-        game, user_scores, arguments.fixed_window_duration * 60, arguments.output_folder)
-    add_session_lengths(
-        user_scores, arguments.session_gap * 60, arguments.user_activity_window_duration * 60,
-        arguments.output_folder)
+  pipeline = beam.Pipeline(options=pipeline_options(others, streaming=True))
+  game = events.parsed(
+      pipeline | 'Events' >> events.source(arguments), game_stats.ParseGameEventFn())
+  user_scores = game | 'UserScores' >> beam.Map(lambda event: (event['user'], event['score']))
+  add_team_scores(
+      game, user_scores, arguments.fixed_window_duration * 60, arguments.output_folder)
+  add_session_lengths(
+      user_scores, arguments.session_gap * 60, arguments.user_activity_window_duration * 60,
+      arguments.output_folder)
+  # Not `with beam.Pipeline()`, which takes a drained job for a failed one.
+  state = job_api.wait_until_ended(pipeline.run())
+  print('The job ended %s.' % state)
+  return state
 
 
 if __name__ == '__main__':

@@ -19,7 +19,7 @@ import os
 import apache_beam as beam
 from apache_beam.examples.complete.game import leader_board
 
-from examples import panes
+from examples import job_api, panes
 from examples.beam_options import pipeline_options
 from examples.game import events
 
@@ -32,18 +32,22 @@ def run(argv=None):
   arguments, others = parser.parse_known_args(argv)
   # The SDK warns that a trigger of counts may leave elements behind; which are meant is said above.
   options = pipeline_options([*others, '--allow_unsafe_triggers'], streaming=True)
-  with beam.Pipeline(options=options) as pipeline:
-    game = events.parsed(
-        pipeline | 'Events' >> events.source(arguments), leader_board.ParseGameEventFn())
-    (  # pylint: disable=expression-not-assigned
-        game
-        | 'TeamScores' >> leader_board.CalculateTeamScores(
-            arguments.team_window_duration, allowed_lateness=0)
-        | 'WriteTeams' >> panes.WritePanes(os.path.join(arguments.output_folder, 'teams')))
-    (  # pylint: disable=expression-not-assigned
-        game
-        | 'UserScores' >> leader_board.CalculateUserScores(allowed_lateness=0)
-        | 'WriteUsers' >> panes.WritePanes(os.path.join(arguments.output_folder, 'users')))
+  pipeline = beam.Pipeline(options=options)
+  game = events.parsed(
+      pipeline | 'Events' >> events.source(arguments), leader_board.ParseGameEventFn())
+  (  # pylint: disable=expression-not-assigned
+      game
+      | 'TeamScores' >> leader_board.CalculateTeamScores(
+          arguments.team_window_duration, allowed_lateness=0)
+      | 'WriteTeams' >> panes.WritePanes(os.path.join(arguments.output_folder, 'teams')))
+  (  # pylint: disable=expression-not-assigned
+      game
+      | 'UserScores' >> leader_board.CalculateUserScores(allowed_lateness=0)
+      | 'WriteUsers' >> panes.WritePanes(os.path.join(arguments.output_folder, 'users')))
+  # Not `with beam.Pipeline()`, which takes a drained job for a failed one.
+  state = job_api.wait_until_ended(pipeline.run())
+  print('The job ended %s.' % state)
+  return state
 
 
 if __name__ == '__main__':

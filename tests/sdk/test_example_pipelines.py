@@ -13,6 +13,8 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
+import time
 
 import pytest
 
@@ -21,7 +23,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from examples import hashtag_trends, panes, windowed_wordcount  # pylint: disable=wrong-import-position
+from examples import hashtag_trends, job_api, panes, windowed_wordcount  # pylint: disable=wrong-import-position
 from examples.game import events, game_stats, hourly_team_score, leader_board, user_score  # pylint: disable=wrong-import-position
 
 COMMAND_SECONDS = 60
@@ -210,6 +212,34 @@ def test_leader_board_of_live_events(endpoint, tmp_path):
   for (_, team), score in panes.newest(panes.read_panes(tmp_path / 'teams')).items():
     found[team] += score
   assert found == expected
+
+
+def test_leader_board_of_live_events_that_is_drained(endpoint, tmp_path):
+  """All events until some moment are in the results, and none after it: nothing was lost on the way."""
+  ended = []
+  arguments = [
+      '--source', 'live', '--rate', '25', '--seconds', '0', '--output_folder', str(tmp_path),
+      '--team_window_duration', '1', '--job_name', 'board-to-drain',
+      *harness.portable_options(endpoint)]
+  board = threading.Thread(target=lambda: ended.append(leader_board.run(arguments)), daemon=True)
+  board.start()
+  deadline = time.monotonic() + 30
+  while not list((tmp_path / 'teams').glob('*.json')):
+    assert board.is_alive() and time.monotonic() < deadline, 'no early result'
+    time.sleep(0.1)
+  assert job_api.drain(endpoint, 'board-to-drain') == 'DRAINED'
+  board.join(30)
+  assert ended == ['DRAINED']
+  found = collections.Counter()
+  for (_, team), score in panes.newest(panes.read_panes(tmp_path / 'teams')).items():
+    found[team] += score
+  until = collections.Counter()
+  for number in range(3000):
+    _, team, score, _ = parsed(events.make_event(number, events.START, late_share=0))
+    until[team] += score
+    if sum(until.values()) >= sum(found.values()):
+      break
+  assert found == until
 
 
 def robots_by_window(lines, seconds):
