@@ -460,7 +460,7 @@ fn assign(element: &Element, size: Option<i64>) -> Element {
     Element { windows: vec![window.into()], ..element.clone() }
 }
 
-fn element_count(pcollection: &str, count: u64) -> MonitoringInfo {
+pub(super) fn element_count(pcollection: &str, count: u64) -> MonitoringInfo {
     let mut payload = Vec::new();
     varint::write(&mut payload, count);
     MonitoringInfo {

@@ -9,6 +9,7 @@ mod bundle;
 mod call;
 mod element;
 mod script;
+mod short_ids;
 mod split;
 mod state;
 mod timers;
@@ -34,7 +35,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 pub use call::Call;
-pub use script::{BundleFault, Script, StartFault};
+pub use script::{BundleFault, Script, ShortIds, StartFault};
 pub use split::{SplitAnswer, SplitCall};
 pub use timers::FiredTimer;
 
@@ -53,6 +54,7 @@ struct Shared {
     stopped: Mutex<Vec<String>>,
     bundles: AtomicUsize,
     finalized: Mutex<Vec<String>>,
+    short_ids_asked: Mutex<Vec<Vec<String>>>,
 }
 
 impl ScriptedHarness {
@@ -66,6 +68,7 @@ impl ScriptedHarness {
             stopped: Mutex::default(),
             bundles: AtomicUsize::new(0),
             finalized: Mutex::default(),
+            short_ids_asked: Mutex::default(),
         });
         let pool = BeamFnExternalWorkerPoolServer::new(Pool { shared: shared.clone() });
         let server = tokio::spawn(async move {
@@ -102,6 +105,11 @@ impl ScriptedHarness {
     /// Instruction ids of the bundles that were finalized, in order.
     pub fn finalized(&self) -> Vec<String> {
         self.shared.finalized.lock().unwrap().clone()
+    }
+
+    /// The short ids of metrics that workers were asked to tell the meaning of, request by request.
+    pub fn short_ids_asked(&self) -> Vec<Vec<String>> {
+        self.shared.short_ids_asked.lock().unwrap().clone()
     }
 
     /// How many workers are at work.

@@ -15,8 +15,9 @@ use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
     Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, ProcessBundleDescriptor, ProcessBundleProgressResponse,
-    ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest, log_entry,
+    InstructionResponse, LogEntry, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
+    ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest,
+    log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -30,7 +31,8 @@ use tonic::{Request, Status};
 
 use super::Shared;
 use super::bundle::{self, Input as Received, Wires};
-use super::script::BundleFault;
+use super::script::{BundleFault, ShortIds};
+use super::short_ids::Names;
 use super::split::{RunningBundle, SplitAnswer};
 use super::state::StateClient;
 
@@ -46,6 +48,7 @@ struct Worker {
     /// By instruction.
     running: Mutex<HashMap<String, Arc<RunningBundle>>>,
     state: Arc<StateClient>,
+    names: Names,
     disconnected: CancellationToken,
 }
 
@@ -103,6 +106,7 @@ async fn serve(
         inputs: Inputs::default(),
         running: Mutex::default(),
         state: Arc::new(StateClient::new(asks)),
+        names: Names::default(),
         disconnected: CancellationToken::new(),
     });
 
@@ -164,15 +168,43 @@ impl Worker {
             }
             Some(Instruction::ProcessBundleProgress(request)) => {
                 let known = self.running.lock().unwrap().contains_key(&request.instruction_id);
-                let answer = Answer::ProcessBundleProgress(ProcessBundleProgressResponse::default());
+                let answer = Answer::ProcessBundleProgress(self.progress());
                 self.answer(instruction_id, known.then_some(answer).ok_or("not known".to_owned()));
             }
             Some(Instruction::FinalizeBundle(request)) => {
                 self.shared.finalized.lock().unwrap().push(request.instruction_id);
                 self.answer(instruction_id, Ok(Answer::FinalizeBundle(FinalizeBundleResponse {})));
             }
+            Some(Instruction::MonitoringInfos(request)) => {
+                let answer = self.meaning(request.monitoring_info_id);
+                self.answer(instruction_id, answer);
+            }
             other => self.answer(instruction_id, Err(format!("the script has no answer to {other:?}"))),
         }
+    }
+
+    /// No metrics; of a worker with short ids one, that something was read.
+    fn progress(&self) -> ProcessBundleProgressResponse {
+        match self.shared.script.uses_short_ids() {
+            None => ProcessBundleProgressResponse::default(),
+            Some(_) => ProcessBundleProgressResponse {
+                monitoring_data: self.names.shorten(vec![bundle::element_count("read", 1)]),
+                consuming_received_data: Some(true),
+                ..Default::default()
+            },
+        }
+    }
+
+    /// What short ids mean, as far as the script lets it be told.
+    fn meaning(&self, ids: Vec<String>) -> Result<Answer, String> {
+        let named = self.names.meaning(&ids);
+        self.shared.short_ids_asked.lock().unwrap().push(ids);
+        let monitoring_info = match self.shared.script.uses_short_ids() {
+            Some(ShortIds::Told) => named,
+            Some(ShortIds::Untold) => BTreeMap::new(),
+            Some(ShortIds::Refused) | None => return Err("there are no such ids".to_owned()),
+        };
+        Ok(Answer::MonitoringInfos(MonitoringInfosMetadataResponse { monitoring_info }))
     }
 
     fn answer(&self, instruction_id: String, answer: Result<Answer, String>) {
@@ -239,7 +271,12 @@ impl Worker {
             _ => {}
         }
         let response = done.unwrap_or_else(|panic| Err(format!("the bundle's thread panicked: {panic}")));
-        Some(response.map(Answer::ProcessBundle))
+        Some(response.map(|mut response| {
+            if self.shared.script.uses_short_ids().is_some() {
+                response.monitoring_data = self.names.shorten(std::mem::take(&mut response.monitoring_infos));
+            }
+            Answer::ProcessBundle(response)
+        }))
     }
 
     async fn descriptor(&self, id: String) -> Result<Arc<ProcessBundleDescriptor>, Status> {

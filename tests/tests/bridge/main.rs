@@ -6,6 +6,7 @@ mod artifacts;
 mod bundles;
 mod environments;
 mod faults;
+mod short_ids;
 mod splits;
 mod support;
 mod test_stream;

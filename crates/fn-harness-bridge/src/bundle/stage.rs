@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 use super::finalizer::BundleFinalizer;
 use super::questions::Questions;
 use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
+use crate::control::monitoring_infos;
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
 use crate::worker::{EnvironmentWorkers, Lease};
@@ -108,7 +109,7 @@ impl StageBundleFactory for StageBundles {
         }
         let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
-        let mut questions = Questions::new(&worker, &instruction, elements, requests);
+        let mut questions = Questions::new(&worker, &instruction, elements, requests, &self.shared.config);
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
@@ -116,14 +117,18 @@ impl StageBundleFactory for StageBundles {
             Err(fault) = questions.ask() => return Err(fault),
         };
         match ending {
-            Ending::Done(answer) => {
-                let splits = questions.finish(self.shared.config.split_timeout).await?;
+            Ending::Done(mut answer) => {
+                let splits = questions.finish().await?;
                 running.over = true;
+                let infos = std::mem::take(&mut answer.monitoring_infos);
+                let data = std::mem::take(&mut answer.monitoring_data);
+                let limit = self.shared.config.short_ids_timeout;
+                let infos = monitoring_infos(&worker, infos, data, limit).await?;
                 let finalizer = answer.requires_finalization.then(|| {
                     let timeout = self.shared.config.finalization_timeout;
                     BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)
                 });
-                Ok(response::read(answer, splits, finalizer))
+                Ok(response::read(answer, infos, splits, finalizer))
             }
             Ending::Failed(message) => {
                 running.over = true;

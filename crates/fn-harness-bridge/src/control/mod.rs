@@ -1,6 +1,8 @@
 //! `BeamFnControl`: instructions to workers, their answers, and the descriptors they ask for.
 
+mod ask;
 mod descriptor;
+mod short_ids;
 
 use std::sync::Arc;
 
@@ -17,6 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::BridgeError;
 use crate::server::Shared;
 use crate::worker::{OutboxStream, WorkerSession};
+
+pub(crate) use ask::{NoAnswer, ask};
+pub(crate) use short_ids::{ShortIds, monitoring_infos};
 
 pub(crate) struct ControlService {
     shared: Arc<Shared>,
