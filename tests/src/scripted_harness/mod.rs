@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use beam_model::fn_execution::beam_fn_external_worker_pool_server::{
     BeamFnExternalWorkerPool, BeamFnExternalWorkerPoolServer,
 };
+use beam_model::fn_execution::process_bundle_request::CacheToken;
 use beam_model::fn_execution::{
     StartWorkerRequest, StartWorkerResponse, StopWorkerRequest, StopWorkerResponse,
 };
@@ -55,6 +56,7 @@ struct Shared {
     bundles: AtomicUsize,
     finalized: Mutex<Vec<String>>,
     short_ids_asked: Mutex<Vec<Vec<String>>>,
+    cache_tokens: Mutex<Vec<Vec<CacheToken>>>,
 }
 
 impl ScriptedHarness {
@@ -69,6 +71,7 @@ impl ScriptedHarness {
             bundles: AtomicUsize::new(0),
             finalized: Mutex::default(),
             short_ids_asked: Mutex::default(),
+            cache_tokens: Mutex::default(),
         });
         let pool = BeamFnExternalWorkerPoolServer::new(Pool { shared: shared.clone() });
         let server = tokio::spawn(async move {
@@ -110,6 +113,11 @@ impl ScriptedHarness {
     /// The short ids of metrics that workers were asked to tell the meaning of, request by request.
     pub fn short_ids_asked(&self) -> Vec<Vec<String>> {
         self.shared.short_ids_asked.lock().unwrap().clone()
+    }
+
+    /// The cache tokens of each bundle that was begun.
+    pub fn cache_tokens(&self) -> Vec<Vec<CacheToken>> {
+        self.shared.cache_tokens.lock().unwrap().clone()
     }
 
     /// How many workers are at work.

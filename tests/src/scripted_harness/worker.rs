@@ -152,6 +152,7 @@ impl Worker {
         let instruction_id = instruction.instruction_id;
         match instruction.request {
             Some(Instruction::ProcessBundle(request)) => {
+                self.shared.cache_tokens.lock().unwrap().push(request.cache_tokens);
                 let number = self.shared.bundles.fetch_add(1, Ordering::SeqCst) + 1;
                 let running = Arc::new(RunningBundle::new(number));
                 self.running.lock().unwrap().insert(instruction_id.clone(), running.clone());

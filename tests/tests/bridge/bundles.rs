@@ -4,10 +4,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use beam_model::fn_execution::process_bundle_request as wire;
+use beam_model::fn_execution::process_bundle_request::cache_token::{SideInput, Type, UserState};
 use beam_model::time::EventTime;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
 use bytes::Bytes;
 use runner_core::fault::Fault;
+use runner_core::ports::CacheToken;
 
 use crate::support::{Bridge, Outputs, State, encode, eventually};
 
@@ -122,6 +125,33 @@ async fn state_is_read_page_by_page_and_written() {
     // What the handler refuses is the worker's error.
     let failed = stage.run("b", &["one"]).await.err().unwrap();
     assert_eq!(failed.message, "there is no side input side");
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_gets_the_tokens_of_what_it_may_cache() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let cache_tokens = vec![
+        CacheToken::UserState { token: "state".into() },
+        CacheToken::SideInput {
+            transform_id: "user".to_owned(),
+            side_input_id: "side".to_owned(),
+            token: "view".into(),
+        },
+    ];
+    let state = Arc::new(State { cache_tokens, ..State::default() });
+    let stage = job.stage("test:dofn:identity");
+    stage.run_with("a", &["one"], state.clone(), Arc::default()).await.unwrap();
+    stage.run("b", &["one"]).await.unwrap();
+    assert_eq!(*state.workers.lock().unwrap(), ["job-0-1"]);
+    let side = SideInput { transform_id: "user".to_owned(), side_input_id: "side".to_owned() };
+    let sent = [
+        wire::CacheToken { token: "state".into(), r#type: Some(Type::UserState(UserState {})) },
+        wire::CacheToken { token: "view".into(), r#type: Some(Type::SideInput(side)) },
+    ];
+    assert_eq!(harness.cache_tokens(), [sent.to_vec(), Vec::new()]);
     job.bundles.close().await;
 }
 

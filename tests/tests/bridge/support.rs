@@ -299,6 +299,9 @@ impl OutputReceiver for Outputs {
 pub struct State {
     pub side_inputs: BTreeMap<String, Bytes>,
     pub bags: Mutex<BTreeMap<(String, Bytes), Vec<u8>>>,
+    pub cache_tokens: Vec<CacheToken>,
+    /// Workers that the tokens were for.
+    pub workers: Mutex<Vec<String>>,
 }
 
 const PAGE_BYTES: usize = 3;
@@ -322,6 +325,11 @@ impl StateHandler for State {
         let end = value.len().min(start + PAGE_BYTES);
         let continuation = if end < value.len() { Bytes::from(vec![end as u8]) } else { Bytes::new() };
         Ok(StatePage { data: value.slice(start..end), continuation })
+    }
+
+    fn cache_tokens(&self, worker: &str) -> Vec<CacheToken> {
+        self.workers.lock().unwrap().push(worker.to_owned());
+        self.cache_tokens.clone()
     }
 
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault> {

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use beam_model::fn_execution::instruction_request::Request;
-use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest};
+use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest, process_bundle_request};
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use runner_core::fault::Fault;
-use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
+use runner_core::ports::{
+    BundleInput, BundleResult, CacheToken, RemoteBundle, StageBundleFactory, StageSpec,
+};
 use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
@@ -67,13 +69,13 @@ impl StageBundles {
     async fn run(
         &self,
         running: &RunningBundle,
+        request: InstructionRequest,
         inputs: BTreeMap<String, Blocks>,
         timers: FiredTimers,
         mut ending: oneshot::Receiver<Ending>,
     ) -> Result<Ending, Fault> {
         let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
         let work = async {
-            let request = process_bundle(instruction, &self.spec.descriptor.id);
             worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
             feed(worker, instruction, inputs, timers).await
         };
@@ -103,6 +105,7 @@ impl StageBundleFactory for StageBundles {
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
         let instruction = worker.next_instruction(&instruction);
+        let request = process_bundle(&instruction, &self.spec.descriptor.id, state.cache_tokens(&worker.id));
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
@@ -113,7 +116,7 @@ impl StageBundleFactory for StageBundles {
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
-            ending = self.run(&running, inputs, timers, ending) => ending?,
+            ending = self.run(&running, request, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
         };
         match ending {
@@ -146,14 +149,32 @@ fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
     counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
-fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest {
+fn process_bundle(
+    instruction: &str,
+    descriptor_id: &str,
+    cache_tokens: Vec<CacheToken>,
+) -> InstructionRequest {
     InstructionRequest {
         instruction_id: instruction.to_owned(),
         request: Some(Request::ProcessBundle(ProcessBundleRequest {
             process_bundle_descriptor_id: descriptor_id.to_owned(),
+            // For an SDK that caches nothing they mean nothing. Python caches without having the capability
+            // `beam:protocol:state_caching:v1`, so nothing is made of that.
+            cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),
             ..Default::default()
         })),
     }
+}
+
+fn cache_token(token: CacheToken) -> process_bundle_request::CacheToken {
+    use process_bundle_request::cache_token::{SideInput, Type, UserState};
+    let (of, token) = match token {
+        CacheToken::UserState { token } => (Type::UserState(UserState {}), token),
+        CacheToken::SideInput { transform_id, side_input_id, token } => {
+            (Type::SideInput(SideInput { transform_id, side_input_id }), token)
+        }
+    };
+    process_bundle_request::CacheToken { token, r#type: Some(of) }
 }
 
 /// A bundle on its worker. The Fn API has no way to call one off, so a worker whose bundle is given up

@@ -11,6 +11,7 @@
 
 mod bag;
 mod bundle;
+mod cache;
 mod map;
 mod merge;
 mod ordered_list;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use beam_model::coders::Coder;
 
 pub use bundle::BundleState;
+pub use cache::{CacheUse, UserStateCaches};
 pub use store::StateStore;
 
 /// A state that a ParDo of the stage declares: a `StateSpec`.
