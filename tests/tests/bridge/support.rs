@@ -15,6 +15,7 @@ use beam_model::time::EventTime;
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use beam_model::urns::standard_coders;
 use beam_model::urns::standard_p_transforms::primitives::PAR_DO;
+use beam_model::urns::standard_resource_hints::MAX_ACTIVE_BUNDLES_PER_WORKER;
 use bytes::Bytes;
 use fn_harness_bridge::{BridgeConfig, FnHarnessBridge, JobWorkers};
 use prost::Message;
@@ -27,6 +28,18 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 pub const ENVIRONMENT: &str = "environment";
+
+/// The same, with a worker that may run one bundle at a time only.
+pub fn one_at_a_time(environment: Environment) -> Environment {
+    most_at_a_time(environment, "1")
+}
+
+/// The same, with this hint of how many bundles a worker may run at a time.
+pub fn most_at_a_time(mut environment: Environment, hint: &str) -> Environment {
+    let hint = Bytes::copy_from_slice(hint.as_bytes());
+    environment.resource_hints.insert(MAX_ACTIVE_BUNDLES_PER_WORKER.to_owned(), hint);
+    environment
+}
 
 /// Long enough for a machine under load, short enough that a hang is a failed test.
 pub const SOON: Duration = Duration::from_secs(20);

@@ -89,16 +89,15 @@ impl JobBundles {
         })
     }
 
-    fn environment(&self, spec: &StageSpec) -> Arc<EnvironmentWorkers> {
+    fn environment(&self, id: &str, environment: &Environment) -> Arc<EnvironmentWorkers> {
         let mut environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
         let others = environments.len();
-        let workers = environments.entry(spec.environment_id.clone()).or_insert_with(|| {
-            let index = self.declared.keys().position(|id| *id == spec.environment_id);
-            let environment = self.declared.get(&spec.environment_id).unwrap_or(&spec.environment);
+        let workers = environments.entry(id.to_owned()).or_insert_with(|| {
+            let index = self.declared.keys().position(|declared| declared == id);
             Arc::new(EnvironmentWorkers::new(
                 self.shared.clone(),
                 self.context.clone(),
-                EnvironmentSpec::read(&spec.environment_id, environment),
+                EnvironmentSpec::read(id, environment),
                 index.unwrap_or(self.declared.len() + others),
                 self.workers_per_environment,
             ))
@@ -109,14 +108,19 @@ impl JobBundles {
 
 #[async_trait]
 impl JobBundleFactory for JobBundles {
-    fn parallelism(&self, _environment_id: &str) -> usize {
-        self.workers_per_environment
+    fn parallelism(&self, environment_id: &str) -> usize {
+        match self.declared.get(environment_id) {
+            Some(environment) => self.environment(environment_id, environment).parallelism(),
+            None => self.workers_per_environment,
+        }
     }
 
     fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory> {
         let mut stages = self.context.stages.write().unwrap_or_else(PoisonError::into_inner);
         stages.insert(spec.descriptor.id.clone(), spec.clone());
-        Arc::new(StageBundles::new(self.shared.clone(), self.environment(&spec), spec))
+        let environment = self.declared.get(&spec.environment_id).unwrap_or(&spec.environment);
+        let workers = self.environment(&spec.environment_id, environment);
+        Arc::new(StageBundles::new(self.shared.clone(), workers, spec))
     }
 
     async fn test_stream_events(
