@@ -54,6 +54,7 @@ struct Shared {
     started: Mutex<Vec<String>>,
     stopped: Mutex<Vec<String>>,
     bundles: AtomicUsize,
+    embedded: AtomicUsize,
     finalized: Mutex<Vec<String>>,
     short_ids_asked: Mutex<Vec<Vec<String>>>,
     cache_tokens: Mutex<Vec<Vec<CacheToken>>>,
@@ -69,6 +70,7 @@ impl ScriptedHarness {
             started: Mutex::default(),
             stopped: Mutex::default(),
             bundles: AtomicUsize::new(0),
+            embedded: AtomicUsize::new(0),
             finalized: Mutex::default(),
             short_ids_asked: Mutex::default(),
             cache_tokens: Mutex::default(),
@@ -103,6 +105,11 @@ impl ScriptedHarness {
     /// How many bundles were begun.
     pub fn bundles(&self) -> usize {
         self.shared.bundles.load(Ordering::SeqCst)
+    }
+
+    /// How many of them came with their elements in the request.
+    pub fn embedded(&self) -> usize {
+        self.shared.embedded.load(Ordering::SeqCst)
     }
 
     /// Instruction ids of the bundles that were finalized, in order.

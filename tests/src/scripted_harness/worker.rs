@@ -157,6 +157,16 @@ impl Worker {
                 let running = Arc::new(RunningBundle::new(number));
                 self.running.lock().unwrap().insert(instruction_id.clone(), running.clone());
                 let descriptor_id = request.process_bundle_descriptor_id;
+                if let Some(elements) = request.elements {
+                    self.shared.embedded.fetch_add(1, Ordering::SeqCst);
+                    // In the order of the Java harness: timers come last.
+                    for data in elements.data {
+                        self.inputs.put(&instruction_id, Received::Data(data));
+                    }
+                    for timers in elements.timers {
+                        self.inputs.put(&instruction_id, Received::Timers(timers));
+                    }
+                }
                 if let Some(response) = self.process_bundle(&instruction_id, descriptor_id, &running).await {
                     self.answer(instruction_id, response);
                     running.answered.cancel();

@@ -4,6 +4,7 @@
 
 mod artifacts;
 mod bundles;
+mod embedded;
 mod environments;
 mod faults;
 mod short_ids;

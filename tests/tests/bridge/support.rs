@@ -29,6 +29,12 @@ use tonic::transport::server::TcpIncoming;
 
 pub const ENVIRONMENT: &str = "environment";
 
+/// The same, with an SDK that has a capability.
+pub fn with_capability(mut environment: Environment, capability: &str) -> Environment {
+    environment.capabilities.push(capability.to_owned());
+    environment
+}
+
 /// The same, with a worker that may run one bundle at a time only.
 pub fn one_at_a_time(environment: Environment) -> Environment {
     most_at_a_time(environment, "1")

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use beam_model::fn_execution::instruction_request::Request;
-use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest, process_bundle_request};
+use beam_model::fn_execution::{ProcessBundleRequest, process_bundle_request};
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use runner_core::fault::Fault;
 use runner_core::ports::{
@@ -69,16 +68,13 @@ impl StageBundles {
     async fn run(
         &self,
         running: &RunningBundle,
-        request: InstructionRequest,
+        request: ProcessBundleRequest,
         inputs: BTreeMap<String, Blocks>,
         timers: FiredTimers,
         mut ending: oneshot::Receiver<Ending>,
     ) -> Result<Ending, Fault> {
         let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
-        let work = async {
-            worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
-            feed(worker, instruction, inputs, timers).await
-        };
+        let work = feed(worker, instruction, request, inputs, timers);
         let silence = self.shared.config.end_of_output_timeout;
         let ending = tokio::select! {
             biased;
@@ -105,7 +101,7 @@ impl StageBundleFactory for StageBundles {
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
         let instruction = worker.next_instruction(&instruction);
-        let request = process_bundle(&instruction, &self.spec.descriptor.id, state.cache_tokens(&worker.id));
+        let request = process_bundle(&self.spec.descriptor.id, state.cache_tokens(&worker.id));
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
@@ -149,20 +145,13 @@ fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
     counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
-fn process_bundle(
-    instruction: &str,
-    descriptor_id: &str,
-    cache_tokens: Vec<CacheToken>,
-) -> InstructionRequest {
-    InstructionRequest {
-        instruction_id: instruction.to_owned(),
-        request: Some(Request::ProcessBundle(ProcessBundleRequest {
-            process_bundle_descriptor_id: descriptor_id.to_owned(),
-            // For an SDK that caches nothing they mean nothing. Python caches without having the capability
-            // `beam:protocol:state_caching:v1`, so nothing is made of that.
-            cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),
-            ..Default::default()
-        })),
+fn process_bundle(descriptor_id: &str, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
+    ProcessBundleRequest {
+        process_bundle_descriptor_id: descriptor_id.to_owned(),
+        // For an SDK that caches nothing they mean nothing. Python caches without having the capability
+        // `beam:protocol:state_caching:v1`, so nothing is made of that.
+        cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),
+        ..Default::default()
     }
 }
 
