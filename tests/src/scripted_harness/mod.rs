@@ -8,6 +8,7 @@
 mod bundle;
 mod call;
 mod element;
+mod samples;
 mod script;
 mod short_ids;
 mod split;

@@ -27,6 +27,7 @@ pub struct Script {
     bundle_faults: BTreeMap<usize, BundleFault>,
     start_faults: BTreeMap<usize, StartFault>,
     short_ids: Option<ShortIds>,
+    samples: bool,
 }
 
 /// How a worker that sends its metrics by short ids only tells what those mean.
@@ -127,6 +128,16 @@ impl Script {
     pub fn start_fault(mut self, start: usize, fault: StartFault) -> Self {
         self.start_faults.insert(start, fault);
         self
+    }
+
+    /// Has workers keep the element that a function has failed at, until they are asked for it.
+    pub fn samples(mut self) -> Self {
+        self.samples = true;
+        self
+    }
+
+    pub(super) fn keeps_samples(&self) -> bool {
+        self.samples
     }
 
     /// Has workers send payloads of metrics by short ids, and nothing else of them.

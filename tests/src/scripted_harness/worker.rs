@@ -31,6 +31,7 @@ use tonic::{Request, Status};
 
 use super::Shared;
 use super::bundle::{self, Input as Received, Wires};
+use super::samples::Samples;
 use super::script::{BundleFault, ShortIds};
 use super::short_ids::Names;
 use super::split::{RunningBundle, SplitAnswer};
@@ -49,6 +50,7 @@ struct Worker {
     running: Mutex<HashMap<String, Arc<RunningBundle>>>,
     state: Arc<StateClient>,
     names: Names,
+    samples: Arc<Samples>,
     disconnected: CancellationToken,
 }
 
@@ -107,6 +109,7 @@ async fn serve(
         running: Mutex::default(),
         state: Arc::new(StateClient::new(asks)),
         names: Names::default(),
+        samples: Arc::default(),
         disconnected: CancellationToken::new(),
     });
 
@@ -190,6 +193,10 @@ impl Worker {
                 let answer = self.meaning(request.monitoring_info_id);
                 self.answer(instruction_id, answer);
             }
+            Some(Instruction::SampleData(request)) => {
+                let answer = Answer::SampleData(self.samples.take(&request.pcollection_ids));
+                self.answer(instruction_id, Ok(answer));
+            }
             other => self.answer(instruction_id, Err(format!("the script has no answer to {other:?}"))),
         }
     }
@@ -266,6 +273,7 @@ impl Worker {
             output: self.output.clone(),
             state: self.state.clone(),
             running: running.clone(),
+            samples: self.shared.script.keeps_samples().then(|| self.samples.clone()),
             disconnect: Box::new(move || disconnected.cancel()),
         };
         let shared = self.shared.clone();

@@ -41,6 +41,12 @@ impl JobContext {
         self.stages.read().unwrap_or_else(PoisonError::into_inner).get(descriptor_id).cloned()
     }
 
+    /// From now on workers may ask for the stage.
+    pub(crate) fn add_stage(&self, stage: Arc<StageSpec>) {
+        let mut stages = self.stages.write().unwrap_or_else(PoisonError::into_inner);
+        stages.insert(stage.descriptor.id.clone(), stage);
+    }
+
     /// The stages, known so far, of an environment.
     pub(crate) fn stages_of(&self, environment_id: &str) -> Vec<Arc<StageSpec>> {
         let stages = self.stages.read().unwrap_or_else(PoisonError::into_inner);
@@ -116,8 +122,7 @@ impl JobBundleFactory for JobBundles {
     }
 
     fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory> {
-        let mut stages = self.context.stages.write().unwrap_or_else(PoisonError::into_inner);
-        stages.insert(spec.descriptor.id.clone(), spec.clone());
+        self.context.add_stage(spec.clone());
         let environment = self.declared.get(&spec.environment_id).unwrap_or(&spec.environment);
         let workers = self.environment(&spec.environment_id, environment);
         Arc::new(StageBundles::new(self.shared.clone(), workers, spec))

@@ -14,7 +14,9 @@ use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
 use super::questions::Questions;
-use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
+use super::{
+    ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, failing_element, response, timers,
+};
 use crate::control::monitoring_infos;
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
@@ -22,8 +24,10 @@ use crate::worker::{EnvironmentWorkers, Lease};
 
 pub(crate) struct StageBundles {
     shared: Arc<Shared>,
-    workers: Arc<EnvironmentWorkers>,
-    spec: Arc<StageSpec>,
+    pub(super) workers: Arc<EnvironmentWorkers>,
+    pub(super) spec: Arc<StageSpec>,
+    /// Whether it is looked for the element that a bundle has failed at.
+    explained: bool,
     sources: BTreeSet<String>,
     timer_families: BTreeSet<TimerFamily>,
     /// What a worker is to mark the end of in every bundle.
@@ -43,7 +47,14 @@ impl StageBundles {
         let timer_families = timers::families(&spec.descriptor);
         let sinks = with_urn(DATA_SINK).into_iter().map(OutputStream::Sink);
         let output_streams = sinks.chain(timer_families.iter().cloned().map(OutputStream::Timers)).collect();
-        Self { shared, workers, spec, sources, timer_families, output_streams }
+        Self { shared, workers, spec, explained: true, sources, timer_families, output_streams }
+    }
+
+    /// Another stage of the job, in the same environment, for something that is no work of the job's.
+    pub(super) fn aside(&self, spec: Arc<StageSpec>) -> Self {
+        self.workers.job.add_stage(spec.clone());
+        let stage = Self::new(self.shared.clone(), self.workers.clone(), spec);
+        Self { explained: false, ..stage }
     }
 
     /// The blocks for every source; one that the bundle names no input for gets none.
@@ -131,7 +142,16 @@ impl StageBundleFactory for StageBundles {
             }
             Ending::Failed(message) => {
                 running.over = true;
-                Err(Fault::user(message))
+                // The worker may have to be free for it.
+                drop(running);
+                let element = match self.explained {
+                    true => failing_element::describe(self, &worker, &instruction).await,
+                    false => None,
+                };
+                Err(Fault::user(match element {
+                    Some(element) => format!("{}\n\n{element}", message.trim_end()),
+                    None => message,
+                }))
             }
             Ending::Refused(fault) => Err(fault),
             Ending::WorkerGone => Err(worker.fault().await),

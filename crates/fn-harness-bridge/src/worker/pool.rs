@@ -23,8 +23,8 @@ const LAST_LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct EnvironmentWorkers {
     shared: Arc<Shared>,
-    job: Arc<JobContext>,
-    environment: Arc<EnvironmentSpec>,
+    pub(crate) job: Arc<JobContext>,
+    pub(crate) environment: Arc<EnvironmentSpec>,
     /// `{job id}-{environment index}`, the beginning of worker ids.
     id_prefix: String,
     /// How many workers may run.
