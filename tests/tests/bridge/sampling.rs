@@ -27,17 +27,25 @@ fn fails_at_bad(script: Script) -> Script {
 
 /// Runs a bundle, which fails, in an environment with these capabilities; and one that goes well on the same worker.
 async fn failure(script: Script, values: &[&str], capabilities: &[&str]) -> Fault {
+    failure_with(script, values, capabilities, "enable_data_sampling").await
+}
+
+async fn failure_with(script: Script, values: &[&str], capabilities: &[&str], experiment: &str) -> Fault {
     let harness = ScriptedHarness::start(script).await;
     let bridge = Bridge::start().await;
     // The worker has no room for another bundle beside the one that fails.
     let environment: Environment = one_at_a_time(harness.environment());
     let environment =
         capabilities.iter().fold(environment, |all, capability| with_capability(all, capability));
-    let job = bridge.job("job", &environment, 1);
+    let job = bridge.job_with_experiment("job", &environment, experiment);
     let stage = job.stage(FUSSY);
     let fault = stage.run("a", values).await.err().unwrap();
     assert_eq!((fault.blame, fault.retry), (Blame::User, Retry::Bundle));
-    assert_eq!(stage.run("b", &["good"]).await.unwrap().values, ["good"]);
+    let ran = stage.run("b", &["good"]).await.unwrap();
+    assert_eq!(ran.values, ["good"]);
+    // What is done to keep elements is not counted.
+    let infos = ran.result.monitoring_infos.iter();
+    assert!(infos.map(|info| info.labels["PCOLLECTION"].as_str()).eq(["read", "written"]));
     assert_eq!(harness.started().len(), 1);
     job.bundles.close().await;
     fault
@@ -80,6 +88,16 @@ async fn a_long_element_is_cut() {
     let fault = failure(script, &["bad"], &[DATA_SAMPLING, TO_STRING]).await;
     let expected = format!("The element was: {}… (1000 characters more)", "x".repeat(1000));
     assert!(fault.message.ends_with(&expected), "{fault}");
+}
+
+#[tokio::test]
+async fn a_worker_is_asked_only_if_the_user_wants_it() {
+    let script = || fussy().do_fn(TO_STRING, angled);
+    let capabilities = [DATA_SAMPLING, TO_STRING];
+    let wanted = failure_with(script(), &["bad"], &capabilities, "enable_always_on_exception_sampling").await;
+    assert!(wanted.message.ends_with("The element was: <bad>"), "{wanted}");
+    let unwanted = failure_with(script(), &["bad"], &capabilities, "something_else").await;
+    assert_eq!(unwanted.message, "ValueError: \"bad\"\n");
 }
 
 #[tokio::test]

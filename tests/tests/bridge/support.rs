@@ -19,6 +19,7 @@ use beam_model::urns::standard_resource_hints::MAX_ACTIVE_BUNDLES_PER_WORKER;
 use bytes::Bytes;
 use fn_harness_bridge::{BridgeConfig, FnHarnessBridge, JobWorkers};
 use prost::Message;
+use prost_types::value::Kind;
 use runner_core::fault::Fault;
 use runner_core::ports::*;
 use tokio::net::TcpListener;
@@ -76,12 +77,33 @@ impl Bridge {
         self.job_with(id, environment, workers, Arc::new(Files::default()))
     }
 
+    /// A job with `--experiments=…`.
+    pub fn job_with_experiment(&self, id: &str, environment: &Environment, experiment: &str) -> Job {
+        let value = |kind| prost_types::Value { kind: Some(kind) };
+        let experiments = vec![value(Kind::StringValue(experiment.to_owned()))];
+        let experiments = value(Kind::ListValue(prost_types::ListValue { values: experiments }));
+        let fields = [("beam:option:experiments:v1".to_owned(), experiments)];
+        let options = prost_types::Struct { fields: fields.into() };
+        self.open(id, environment, 1, Arc::default(), options)
+    }
+
     pub fn job_with(&self, id: &str, environment: &Environment, workers: usize, files: Arc<Files>) -> Job {
+        self.open(id, environment, workers, files, prost_types::Struct::default())
+    }
+
+    fn open(
+        &self,
+        id: &str,
+        environment: &Environment,
+        workers: usize,
+        files: Arc<Files>,
+        pipeline_options: prost_types::Struct,
+    ) -> Job {
         let logs = Arc::new(Logs::default());
         let bundles = self.bridge.job(JobWorkers {
             job_id: id.to_owned(),
             job_name: "a job".to_owned(),
-            pipeline_options: prost_types::Struct::default(),
+            pipeline_options,
             environments: BTreeMap::from([(ENVIRONMENT.to_owned(), environment.clone())]),
             workers_per_environment: workers,
             artifacts: files,

@@ -34,7 +34,7 @@ pub(super) async fn describe(
     worker: &WorkerSession,
     instruction: &str,
 ) -> Option<String> {
-    if !worker.environment.can(DATA_SAMPLING) {
+    if !worker.job.samples || !worker.environment.can(DATA_SAMPLING) {
         return None;
     }
     let Sample { pcollection, element } = sample(&stage.spec, worker, instruction).await?;

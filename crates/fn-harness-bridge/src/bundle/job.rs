@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use beam_model::pipeline::Environment;
+use prost_types::value::Kind;
 use runner_core::fault::Fault;
 use runner_core::ports::{
     ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, TestStreamEvents, WorkerLogSink,
@@ -32,7 +33,25 @@ pub(crate) struct JobContext {
     pub(crate) tasks: TaskTracker,
     /// At least as long as it takes to stop a worker.
     close_timeout: Duration,
+    /// Whether the user wants workers to keep elements that they fail at.
+    pub(crate) samples: bool,
     stages: RwLock<HashMap<String, Arc<StageSpec>>>,
+}
+
+/// With one of these experiments the Python SDK's workers keep elements.
+const SAMPLING_EXPERIMENTS: [&str; 2] = ["enable_data_sampling", "enable_always_on_exception_sampling"];
+
+/// Whether the pipeline option `experiments` has one of those that have workers keep elements.
+fn wants_samples(options: &prost_types::Struct) -> bool {
+    let Some(Kind::ListValue(experiments)) =
+        options.fields.get("beam:option:experiments:v1").and_then(|experiments| experiments.kind.as_ref())
+    else {
+        return false;
+    };
+    let mut experiments = experiments.values.iter().filter_map(|experiment| experiment.kind.as_ref());
+    experiments.any(
+        |experiment| matches!(experiment, Kind::StringValue(name) if SAMPLING_EXPERIMENTS.contains(&&**name)),
+    )
 }
 
 impl JobContext {
@@ -77,6 +96,7 @@ impl JobBundles {
         let context = Arc::new(JobContext {
             id: job.job_id,
             name: job.job_name,
+            samples: wants_samples(&job.pipeline_options),
             pipeline_options: job.pipeline_options,
             artifacts: job.artifacts,
             logs: job.logs,

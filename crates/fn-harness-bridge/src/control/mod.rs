@@ -2,6 +2,7 @@
 
 mod ask;
 mod descriptor;
+mod sampled;
 mod short_ids;
 
 use std::sync::Arc;
@@ -59,7 +60,7 @@ impl BeamFnControl for ControlService {
         let id = request.into_inner().process_bundle_descriptor_id;
         let stage = worker.job.stage(&id);
         let stage = stage.ok_or_else(|| BridgeError::UnknownDescriptor { job: worker.job.id.clone(), id })?;
-        Ok(Response::new(descriptor::with_endpoints(&stage, &self.shared.endpoint.descriptor())?))
+        Ok(Response::new(descriptor::for_worker(&worker, &stage, &self.shared.endpoint.descriptor())?))
     }
 }
 
@@ -70,10 +71,11 @@ const REGISTERED_BYTES: usize = 1 << 20;
 /// are none, or so many that most would be sent in vain. The protocol calls this way deprecated, but every
 /// SDK takes it, or ignores it and asks.
 pub(crate) fn register(
+    worker: &WorkerSession,
     stages: &[Arc<StageSpec>],
     endpoint: &ApiServiceDescriptor,
 ) -> Option<InstructionRequest> {
-    let descriptors = stages.iter().map(|stage| descriptor::with_endpoints(stage, endpoint).ok());
+    let descriptors = stages.iter().map(|stage| descriptor::for_worker(worker, stage, endpoint).ok());
     let process_bundle_descriptor: Vec<_> = descriptors.collect::<Option<_>>()?;
     let request = RegisterRequest { process_bundle_descriptor };
     let fits = !stages.is_empty() && request.encoded_len() <= REGISTERED_BYTES;

@@ -14,7 +14,7 @@ use beam_model::pipeline::MonitoringInfo;
 use bytes::Bytes;
 use runner_core::fault::Fault;
 
-use super::{NoAnswer, ask};
+use super::{NoAnswer, ask, sampled};
 use crate::worker::WorkerSession;
 
 /// Ids beyond so many are asked for anew each time. A worker has as many as its stages have metrics.
@@ -35,9 +35,21 @@ pub(crate) async fn monitoring_infos(
     limit: Duration,
 ) -> Result<Vec<MonitoringInfo>, Fault> {
     // A worker that sends both says the same in both.
-    if !infos.is_empty() || data.is_empty() {
-        return Ok(infos);
+    let mut infos = match infos.is_empty() {
+        true => by_short_id(worker, data, limit).await?,
+        false => infos,
+    };
+    if worker.job.samples {
+        infos.retain(|info| !info.labels.values().any(|label| sampled::is_workers_own(label)));
     }
+    Ok(infos)
+}
+
+async fn by_short_id(
+    worker: &WorkerSession,
+    data: BTreeMap<String, Bytes>,
+    limit: Duration,
+) -> Result<Vec<MonitoringInfo>, Fault> {
     let unknown = worker.short_ids.unknown(&data);
     let named = match unknown.is_empty() {
         true => BTreeMap::new(),

@@ -193,7 +193,7 @@ impl EnvironmentWorkers {
         let worker = Arc::new(WorkerSession::new(id, self.job.clone(), self.environment.clone()));
         self.shared.registry.add_worker(worker.clone());
         let stages = self.job.stages_of(&self.environment.id);
-        if let Some(request) = register(&stages, &self.shared.endpoint.descriptor()) {
+        if let Some(request) = register(&worker, &stages, &self.shared.endpoint.descriptor()) {
             // Waits in the outbox until the worker connects.
             worker.control.send(request).await.ok();
         }
