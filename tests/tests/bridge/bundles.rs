@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use beam_model::fn_execution::process_bundle_request as wire;
+use beam_model::fn_execution::process_bundle_request::cache_token::{SideInput, Type, UserState};
 use beam_model::time::EventTime;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
 use bytes::Bytes;
 use runner_core::fault::Fault;
+use runner_core::ports::CacheToken;
 
-use crate::support::{Bridge, Outputs, State, encode, eventually};
+use crate::support::{Bridge, Outputs, State, encode, eventually, most_at_a_time};
 
 #[tokio::test]
 async fn a_bundle_goes_to_a_worker_and_back() {
@@ -53,6 +57,45 @@ async fn a_worker_is_used_again_and_no_more_are_started_than_bundles_run_at_once
     }
     assert!(harness.started().len() <= 2, "{:?}", harness.started());
     job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_gets_no_more_bundles_at_a_time_than_its_environment_says() {
+    let (running, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (counted, seen) = (running.clone(), most.clone());
+    let script = Script::new().do_fn("test:dofn:slow", move |_, _| {
+        seen.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        counted.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let harness = ScriptedHarness::start(script).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &most_at_a_time(harness.environment(), "2"), 1);
+    assert_eq!(job.bundles.parallelism(crate::support::ENVIRONMENT), 2);
+    let stage = job.stage("test:dofn:slow");
+    let bundles: Vec<_> = (0..6)
+        .map(|number| {
+            let stage = stage.clone();
+            tokio::spawn(async move { stage.run(&format!("p{number}"), &["x"]).await.map(|ran| ran.values) })
+        })
+        .collect();
+    for bundle in bundles {
+        bundle.await.unwrap().unwrap();
+    }
+    assert_eq!((most.load(Ordering::SeqCst), harness.started().len()), (2, 1));
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn bundles_at_a_time_are_those_of_all_workers() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    for (hint, expected) in [("1", 2), ("3", 6), ("1000000", 128), ("0", 2), ("many", 2)] {
+        let job = bridge.job(hint, &most_at_a_time(harness.environment(), hint), 2);
+        assert_eq!(job.bundles.parallelism(crate::support::ENVIRONMENT), expected, "hint {hint:?}");
+        job.bundles.close().await;
+    }
 }
 
 #[tokio::test]
@@ -122,6 +165,33 @@ async fn state_is_read_page_by_page_and_written() {
     // What the handler refuses is the worker's error.
     let failed = stage.run("b", &["one"]).await.err().unwrap();
     assert_eq!(failed.message, "there is no side input side");
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_gets_the_tokens_of_what_it_may_cache() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let cache_tokens = vec![
+        CacheToken::UserState { token: "state".into() },
+        CacheToken::SideInput {
+            transform_id: "user".to_owned(),
+            side_input_id: "side".to_owned(),
+            token: "view".into(),
+        },
+    ];
+    let state = Arc::new(State { cache_tokens, ..State::default() });
+    let stage = job.stage("test:dofn:identity");
+    stage.run_with("a", &["one"], state.clone(), Arc::default()).await.unwrap();
+    stage.run("b", &["one"]).await.unwrap();
+    assert_eq!(*state.workers.lock().unwrap(), ["job-0-1"]);
+    let side = SideInput { transform_id: "user".to_owned(), side_input_id: "side".to_owned() };
+    let sent = [
+        wire::CacheToken { token: "state".into(), r#type: Some(Type::UserState(UserState {})) },
+        wire::CacheToken { token: "view".into(), r#type: Some(Type::SideInput(side)) },
+    ];
+    assert_eq!(harness.cache_tokens(), [sent.to_vec(), Vec::new()]);
     job.bundles.close().await;
 }
 
