@@ -52,6 +52,7 @@ struct Shared {
     started: Mutex<Vec<String>>,
     stopped: Mutex<Vec<String>>,
     bundles: AtomicUsize,
+    descriptors: Mutex<Vec<String>>,
     finalized: Mutex<Vec<String>>,
 }
 
@@ -65,6 +66,7 @@ impl ScriptedHarness {
             started: Mutex::default(),
             stopped: Mutex::default(),
             bundles: AtomicUsize::new(0),
+            descriptors: Mutex::default(),
             finalized: Mutex::default(),
         });
         let pool = BeamFnExternalWorkerPoolServer::new(Pool { shared: shared.clone() });
@@ -97,6 +99,11 @@ impl ScriptedHarness {
     /// How many bundles were begun.
     pub fn bundles(&self) -> usize {
         self.shared.bundles.load(Ordering::SeqCst)
+    }
+
+    /// Ids of the descriptors that bundles were begun by, in order.
+    pub fn descriptors(&self) -> Vec<String> {
+        self.shared.descriptors.lock().unwrap().clone()
     }
 
     /// Instruction ids of the bundles that were finalized, in order.
