@@ -41,7 +41,7 @@ use policy::Pools;
 use stage::StageState;
 use test_stream::TestStreamState;
 pub use test_stream::TestStreamStep;
-pub use timers::{Timer, TimerChange, TimerId};
+pub use timers::{Timer, TimerChange, TimerId, TimerWindow};
 
 /// Elements that travel together.
 #[derive(Clone, Debug)]

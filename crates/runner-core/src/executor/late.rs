@@ -11,8 +11,12 @@ use crate::runner_transforms::malformed;
 
 /// When nothing more can come for a window: its end, and the time for which it waits for what is late.
 pub(super) fn expiry(stage: &KeyedStage, window: &[u8]) -> EventTime {
-    let end = stage.window_coder.max_timestamp_of_window(window).unwrap_or(EventTime::GLOBAL_WINDOW_MAX);
-    end.saturating_add(stage.allowed_lateness)
+    end(stage, window).saturating_add(stage.allowed_lateness)
+}
+
+/// The last event time in a window; if only the SDK knows it, that of the global window.
+pub(super) fn end(stage: &KeyedStage, window: &[u8]) -> EventTime {
+    stage.window_coder.max_timestamp_of_window(window).unwrap_or(EventTime::GLOBAL_WINDOW_MAX)
 }
 
 /// Whether nothing more could come for a window before `watermark`.

@@ -8,6 +8,7 @@ mod attempt;
 mod await_side_inputs;
 mod collectors;
 mod late;
+mod merging;
 mod state;
 mod test_stream;
 mod timers;
@@ -31,7 +32,7 @@ use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
-use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage, StageSideInput};
+use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
 };
@@ -149,6 +150,8 @@ struct StageWorkers {
     ordinary: Arc<dyn StageBundleFactory>,
     /// Truncates restrictions before it processes them; there if some may never end.
     drain: Option<Arc<dyn StageBundleFactory>>,
+    /// Merges the windows of its state and timers; there if only the SDK can.
+    merge: Option<Arc<dyn StageBundleFactory>>,
 }
 
 impl StageWorkers {
@@ -165,13 +168,17 @@ impl StageWorkers {
         let workers_of = |stage: &Stage| Self {
             ordinary: workers.stage(stage.spec.clone()),
             drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
+            merge: stage.keyed.as_ref().and_then(|keyed| match &keyed.merging {
+                Merging::Never | Merging::Sessions => None,
+                Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
+            }),
         };
         stages.map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
-    fn factory(&self, draining: bool) -> Arc<dyn StageBundleFactory> {
+    fn of_bundle(&self, draining: bool) -> attempt::Workers {
         let drain = self.drain.as_ref().filter(|_| draining);
-        drain.unwrap_or(&self.ordinary).clone()
+        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
     }
 }
 
@@ -345,7 +352,7 @@ impl Job {
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
-        let Some(factory) = self.stages.get(&node).map(|stage| stage.factory(content.draining)) else {
+        let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
             return;
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
@@ -371,7 +378,7 @@ impl Job {
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
-            let result = run.run(factory.as_ref()).await;
+            let result = run.run(&workers).await;
             let _ = reports.send(Report::Attempt { bundle, attempt, result }).await;
         });
     }

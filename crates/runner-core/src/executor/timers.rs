@@ -7,7 +7,7 @@ use beam_model::coders::{PaneInfo, Timer as EncodedTimer, TimerAction};
 use bytes::{Buf, Bytes};
 
 use super::late;
-use crate::engine::{Timer, TimerChange, TimerId};
+use crate::engine::{Timer, TimerChange, TimerId, TimerWindow};
 use crate::fault::Fault;
 use crate::plan::{Collection, KeyedStage, TimerKind};
 use crate::ports::TimerBlock;
@@ -72,50 +72,50 @@ fn read_block(
     Ok(())
 }
 
-/// For a stage that acts on window expiration: the timers for each key and window among the elements.
+/// For a stage that acts on window expiration: the timers for each key and window among the elements, and for
+/// `others`.
 pub(super) fn expirations(
     stage: &KeyedStage,
     collection: &Collection,
     blocks: &[Bytes],
+    others: Vec<(Bytes, Bytes)>,
 ) -> Result<Vec<TimerChange>, Fault> {
     let families = stage.families.iter().enumerate();
     let expiring: Vec<_> =
         families.filter(|(_, family)| family.kind == TimerKind::Expiration).map(|(index, _)| index).collect();
-    let mut seen = HashSet::new();
     let mut changes = Vec::new();
     if expiring.is_empty() {
         return Ok(changes);
     }
+    let mut seen = HashSet::new();
+    let mut add = |key: Bytes, window: Bytes| {
+        if seen.insert((key.clone(), window.clone())) {
+            changes.extend(expiring.iter().map(|family| expiration(stage, *family, &key, &window)));
+        }
+    };
     for block in blocks {
         for element in Elements::new(collection, block.clone()) {
             let element = element?;
             let key = Bytes::copy_from_slice(element.key()?);
-            for window in element.windows()? {
-                if !seen.insert((key.clone(), window.clone())) {
-                    continue;
-                }
-                let expiry = late::expiry(stage, &window);
-                for family in &expiring {
-                    let id = TimerId {
-                        family: *family,
-                        key: key.clone(),
-                        window: window.clone(),
-                        tag: Bytes::new(),
-                    };
-                    let timer = Timer {
-                        id,
-                        fire: expiry,
-                        // When the window ends, not when it stops to wait for what is late.
-                        hold: expiry.saturating_sub(stage.allowed_lateness),
-                        expiry,
-                        pane: Bytes::from_static(PaneInfo::NO_FIRING_ENCODED),
-                    };
-                    changes.push(TimerChange::Set { partition: partition_of(&key), timer });
-                }
-            }
+            element.windows()?.into_iter().for_each(|window| add(key.clone(), window));
         }
     }
+    others.into_iter().for_each(|(key, window)| add(key, window));
     Ok(changes)
+}
+
+fn expiration(stage: &KeyedStage, family: usize, key: &Bytes, window: &Bytes) -> TimerChange {
+    let TimerWindow { window, end, expiry } = window_of(stage, window);
+    let id = TimerId { family, key: key.clone(), window, tag: Bytes::new() };
+    // It holds to when the window ends, not to when it stops to wait for what is late.
+    let timer =
+        Timer { id, fire: expiry, hold: end, expiry, pane: Bytes::from_static(PaneInfo::NO_FIRING_ENCODED) };
+    TimerChange::Set { partition: partition_of(key), timer }
+}
+
+/// A window with its times.
+pub(super) fn window_of(stage: &KeyedStage, window: &Bytes) -> TimerWindow {
+    TimerWindow { window: window.clone(), end: late::end(stage, window), expiry: late::expiry(stage, window) }
 }
 
 /// Encodes timers that fire, in order; a block for each run of one family.

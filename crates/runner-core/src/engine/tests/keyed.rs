@@ -28,6 +28,7 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     plan.last_stage().keyed = Some(KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: crate::plan::Merging::Never,
         families: KINDS.iter().enumerate().map(family).collect(),
         states: Vec::new(),
         time_sorted: false,
@@ -197,7 +198,7 @@ fn expiring(change: TimerChange, expiry: i64) -> TimerChange {
         TimerChange::Set { timer, partition } => {
             TimerChange::Set { timer: Timer { expiry: EventTime(expiry), ..timer }, partition }
         }
-        TimerChange::Clear(_) => change,
+        TimerChange::Clear(_) | TimerChange::MergeWindows { .. } => change,
     }
 }
 

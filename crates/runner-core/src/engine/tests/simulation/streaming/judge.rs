@@ -8,7 +8,7 @@ use super::groups::{Ask, Groups};
 use super::model::{AskModel, Set, Taken};
 use super::work::{Batch, State, expiry, window_of, window_start};
 use super::world::{Open, Seen, World};
-use crate::plan::TimerKind;
+use crate::plan::{StageSideInput, TimerKind};
 
 impl World<'_> {
     pub(super) fn carry_out(&mut self, action: EngineAction<Batch>) {
@@ -57,7 +57,7 @@ impl World<'_> {
                 let elements = blocks.into_iter().flat_map(|block| block.data.elements);
                 side.values.extend(elements.flat_map(|element| element.values));
             }
-            EngineAction::AdvanceSideInput { .. } => panic!("all side inputs end"),
+            EngineAction::AdvanceSideInput { .. } => panic!("no side input here goes on changing"),
             EngineAction::SealSideInput { collection } => {
                 assert_eq!(self.model.watermarks[collection.0], EventTime::MAX);
                 self.seen.insert(Seen::SideInput);
@@ -100,12 +100,7 @@ impl World<'_> {
         for side in &stage.side_inputs {
             assert!(self.sides[&side.collection].ready, "a side input is not ready");
         }
-        let pool = |world: &Self, node: NodeId| {
-            let stage = world.stage(node);
-            (stage.environment, stage.restriction_reader.as_ref().map(|_| node))
-        };
-        let others = self.running.values().filter(|other| pool(self, other.node) == pool(self, node));
-        assert!(others.count() < self.slots[stage.environment.0], "too many bundles");
+        assert!(self.free_slots(node) > 0, "too many bundles");
         self.check_timers(&open);
         let now = self.latest;
         let model = self.model.stages.get_mut(&node).unwrap();
@@ -202,9 +197,48 @@ impl World<'_> {
                 assert_eq!(told, self.model.watermarks[input.0], "what a GroupByKey has been told");
             }
         }
+        self.model.stages.keys().for_each(|node| self.check_busy(*node));
         if let Some(next) = self.next_due() {
             let wake = self.wake;
             assert!(wake.is_some_and(|wake| wake <= next), "something is due at {next}, wakes at {wake:?}");
+        }
+    }
+
+    fn free_slots(&self, node: NodeId) -> usize {
+        let pool = |node: NodeId| {
+            let stage = self.stage(node);
+            (stage.environment, stage.restriction_reader.as_ref().map(|_| node))
+        };
+        let others = self.running.values().filter(|other| pool(other.node) == pool(node)).count();
+        self.slots[self.stage(node).environment.0].saturating_sub(others)
+    }
+
+    /// Nothing waits that could be done.
+    fn check_busy(&self, node: NodeId) {
+        let stage = self.stage(node);
+        let model = &self.model.stages[&node];
+        let sides_ready =
+            |side: &StageSideInput| self.sides.get(&side.collection).is_some_and(|side| side.ready);
+        // Where much waits, less is read.
+        let held_back = stage.restriction_reader.is_some() && self.case.bytes > 8;
+        if self.free_slots(node) == 0 || held_back || !stage.side_inputs.iter().all(sides_ready) {
+            return;
+        }
+        let taken: BTreeSet<_> = model.running.values().flat_map(partitions).collect();
+        let sorted = stage.keyed.as_ref().is_some_and(|keyed| keyed.time_sorted);
+        for instance in &model.waiting {
+            let free = stage.keyed.is_none() || !taken.contains(&instance.block.partition);
+            let ready = instance.not_before <= self.latest && !sorted;
+            assert!(!(free && ready), "{instance:?} could be processed by {node:?}");
+        }
+        let due = |set: &&Set| set.kind == TimerKind::EventTime && set.due <= model.watermark.0.millis();
+        let mut due = model.timers.values().filter(due).peekable();
+        let now = self.pipeline_time().millis();
+        let due_by_clock = |set: &&Set| set.kind == TimerKind::ProcessingTime && set.due <= now;
+        // Those by event time go first.
+        let by_clock = model.timers.values().filter(due_by_clock).filter(|_| due.peek().is_none());
+        for set in by_clock.collect::<Vec<_>>().into_iter().chain(due) {
+            assert!(taken.contains(&set.partition), "{set:?} could fire");
         }
     }
 

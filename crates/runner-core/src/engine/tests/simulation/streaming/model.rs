@@ -117,7 +117,7 @@ impl Model {
                 | Node::TestStream(_)
                 | Node::Flatten { .. }
                 | Node::Redistribute { .. } => {}
-                Node::AwaitSideInputs { .. } => panic!("all side inputs end"),
+                Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
             }
         }
         Self {
@@ -160,7 +160,7 @@ impl Model {
                         self.deliver(*output, blocks)
                     }
                     Node::Impulse { .. } | Node::TestStream(_) => panic!("it reads nothing"),
-                    Node::AwaitSideInputs { .. } => panic!("all side inputs end"),
+                    Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
                 }
             }
         }
@@ -224,8 +224,8 @@ impl Model {
                 Node::Flatten { inputs, .. } => {
                     inputs.iter().map(|input| self.watermarks[input.0]).min().unwrap()
                 }
-                Node::AwaitSideInputs { .. } => panic!("all side inputs end"),
                 Node::Redistribute { input, .. } => self.watermarks[input.0],
+                Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
                 Node::GroupByKey { .. } => self.collectors.get_mut(&id).unwrap().settle(),
                 Node::Stage(stage) => {
                     let input = self.watermarks[stage.input.0];
