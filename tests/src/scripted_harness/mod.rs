@@ -56,6 +56,7 @@ struct Shared {
     stopped: Mutex<Vec<String>>,
     bundles: AtomicUsize,
     embedded: AtomicUsize,
+    descriptors: Mutex<Vec<String>>,
     finalized: Mutex<Vec<String>>,
     short_ids_asked: Mutex<Vec<Vec<String>>>,
     cache_tokens: Mutex<Vec<Vec<CacheToken>>>,
@@ -72,6 +73,7 @@ impl ScriptedHarness {
             stopped: Mutex::default(),
             bundles: AtomicUsize::new(0),
             embedded: AtomicUsize::new(0),
+            descriptors: Mutex::default(),
             finalized: Mutex::default(),
             short_ids_asked: Mutex::default(),
             cache_tokens: Mutex::default(),
@@ -111,6 +113,11 @@ impl ScriptedHarness {
     /// How many of them came with their elements in the request.
     pub fn embedded(&self) -> usize {
         self.shared.embedded.load(Ordering::SeqCst)
+    }
+
+    /// Ids of the descriptors that bundles were begun by, in order.
+    pub fn descriptors(&self) -> Vec<String> {
+        self.shared.descriptors.lock().unwrap().clone()
     }
 
     /// Instruction ids of the bundles that were finalized, in order.

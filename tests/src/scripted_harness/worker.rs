@@ -262,6 +262,7 @@ impl Worker {
         running: &Arc<RunningBundle>,
     ) -> Option<Result<Answer, String>> {
         let fault = self.shared.script.fault_of_bundle(running.number).cloned();
+        self.shared.descriptors.lock().unwrap().push(descriptor_id.clone());
         let descriptor = match self.descriptor(descriptor_id).await {
             Ok(descriptor) => descriptor,
             Err(status) => return Some(Err(format!("no descriptor: {status}"))),

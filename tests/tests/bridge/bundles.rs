@@ -276,3 +276,29 @@ async fn output_that_is_refused_ends_the_bundle_with_the_refusal() {
     assert_eq!(stage.run("b", &["two"]).await.unwrap().values, ["two"]);
     job.bundles.close().await;
 }
+
+/// Python workers that nobody has told of options keep what they have read of global side inputs.
+#[tokio::test]
+async fn what_a_worker_keeps_of_side_inputs_it_keeps_until_they_change() {
+    let python = "beam:version:sdk_base:apache/beam_python3.11_sdk:2.77.0";
+    let java = "beam:version:sdk_base:apache/beam_java17_sdk:2.77.0";
+    for (sdk, ids) in [(python, ["one", "one", "two", "whole"]), (java, ["whole"; 4])] {
+        let harness = ScriptedHarness::start(Script::new()).await;
+        let bridge = Bridge::start().await;
+        let mut environment = harness.environment();
+        environment.capabilities = vec![sdk.to_owned()];
+        let job = bridge.job("job", &environment, 1);
+        let stage = job.stage("test:dofn:identity");
+        for (name, version) in [("a", 1), ("b", 1), ("c", 2)] {
+            assert_eq!(stage.run_version(name, &[name], version).await.unwrap().values, [name]);
+        }
+        assert_eq!(stage.run("d", &["d"]).await.unwrap().values, ["d"]);
+        let used = harness.descriptors();
+        let same = |a: usize, b: usize| (used[a] == used[b], ids[a] == ids[b]);
+        for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)] {
+            let (are, are_to_be) = same(a, b);
+            assert_eq!(are, are_to_be, "{sdk}: bundles {a} and {b} by {used:?}");
+        }
+        job.bundles.close().await;
+    }
+}

@@ -159,6 +159,22 @@ impl Stage {
         self.run_blocks(name, Box::new(std::iter::once(Ok(block))), state, outputs).await
     }
 
+    /// Runs a bundle for which side inputs have what they have in this version.
+    pub async fn run_version(&self, name: &str, values: &[&str], version: u64) -> Result<Ran, Fault> {
+        let outputs = Arc::new(Outputs::default());
+        let blocks = Box::new(std::iter::once(Ok(encode(values))));
+        let bundle = RemoteBundle {
+            instruction: name.to_owned(),
+            inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }],
+            timers: Vec::new(),
+            state: Arc::new(State::default()),
+            outputs: outputs.clone(),
+            requests: BundleRequests::none(),
+            side_inputs_version: Some(version),
+        };
+        self.process(bundle, outputs).await
+    }
+
     /// Runs a bundle on these values and timers.
     pub async fn run_timers(
         &self,
