@@ -1,5 +1,7 @@
 //! Whole small jobs on workers that are closures.
 
+mod merging;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 

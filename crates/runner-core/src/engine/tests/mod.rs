@@ -1,6 +1,7 @@
 //! The engine as a pure step, event by event.
 
 mod keyed;
+mod merging_timers;
 mod simulation;
 
 use std::sync::Arc;
