@@ -216,7 +216,7 @@ def main():
           runners['Prism'] = (portable(prism.endpoint), prism.process)
         runners['FnApiRunner (in process)'] = (['--runner=FnApiRunner'], None)
         with contextlib.ExitStack() as floors:
-          if args.floor:
+          if args.floor and name not in jobs.NOT_REPLAYED:
             floor = floors.enter_context(Floor(args.floor, server.endpoint))
             runners['Floor'] = (portable(floor.endpoint), floor.process)
             if name in jobs.SMALLEST:

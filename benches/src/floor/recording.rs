@@ -137,3 +137,6 @@ impl Recorder {
         self.fault.get_or_insert_with(|| why.to_owned());
     }
 }
+
+#[cfg(test)]
+mod tests;

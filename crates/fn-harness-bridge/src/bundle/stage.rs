@@ -12,11 +12,12 @@ use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFac
 use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
+use super::job::version_of_descriptor;
 use super::questions::Questions;
 use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
-use crate::worker::{EnvironmentWorkers, Lease};
+use crate::worker::{EnvironmentWorkers, Lease, WorkerSession};
 
 pub(crate) struct StageBundles {
     shared: Arc<Shared>,
@@ -62,17 +63,28 @@ impl StageBundles {
         Ok(inputs)
     }
 
+    /// By which descriptor the worker runs a bundle: one that no earlier bundle had whose side inputs were
+    /// others, if the worker would go on using those.
+    fn descriptor_id(&self, worker: &WorkerSession, side_inputs_version: Option<u64>) -> String {
+        let id = &self.spec.descriptor.id;
+        match side_inputs_version.filter(|_| worker.keeps_side_inputs()) {
+            Some(version) => version_of_descriptor(id, version),
+            None => id.clone(),
+        }
+    }
+
     /// Has the worker process the bundle, to its end.
     async fn run(
         &self,
         running: &RunningBundle,
+        descriptor_id: &str,
         inputs: BTreeMap<String, Blocks>,
         timers: FiredTimers,
         mut ending: oneshot::Receiver<Ending>,
     ) -> Result<Ending, Fault> {
         let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
         let work = async {
-            let request = process_bundle(instruction, &self.spec.descriptor.id);
+            let request = process_bundle(instruction, descriptor_id);
             worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
             feed(worker, instruction, inputs, timers).await
         };
@@ -95,12 +107,14 @@ impl StageBundles {
 #[async_trait]
 impl StageBundleFactory for StageBundles {
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
-        let RemoteBundle { instruction, inputs, timers, state, outputs, requests } = bundle;
+        let RemoteBundle { instruction, inputs, timers, state, outputs, requests, side_inputs_version } =
+            bundle;
         let elements = counted(&inputs);
         let inputs = self.inputs(inputs)?;
         let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
+        let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
@@ -112,7 +126,7 @@ impl StageBundleFactory for StageBundles {
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
-            ending = self.run(&running, inputs, timers, ending) => ending?,
+            ending = self.run(&running, &descriptor_id, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
         };
         match ending {

@@ -30,6 +30,8 @@ pub(crate) struct EnvironmentSpec {
     urn: String,
     /// What workers are to fetch before they begin.
     pub(crate) dependencies: Vec<ArtifactInformation>,
+    /// Whether its SDK says that it is the Python SDK.
+    pub(crate) is_python: bool,
     launcher: Launcher,
 }
 
@@ -43,6 +45,9 @@ pub fn check_environment(id: &str, environment: &Environment) -> Result<(), Stri
         Launcher::Unsupported(why) => Err(format!("{spec} {why}")),
     }
 }
+
+/// How an SDK names, among its capabilities, the container image that it would run in.
+const SDK_BASE: &str = "beam:version:sdk_base:";
 
 /// How a worker is started.
 enum Launcher {
@@ -63,7 +68,10 @@ impl EnvironmentSpec {
         let (chosen, launcher) = choose(environment, MAX_NESTING);
         let dependencies =
             if chosen.dependencies.is_empty() { &environment.dependencies } else { &chosen.dependencies };
-        Self { id: id.to_owned(), urn: chosen.urn.clone(), dependencies: dependencies.clone(), launcher }
+        let mut capabilities = environment.capabilities.iter().chain(&chosen.capabilities);
+        let is_python = capabilities.any(|it| it.starts_with(SDK_BASE) && it.contains("beam_python"));
+        let (id, urn, dependencies) = (id.to_owned(), chosen.urn.clone(), dependencies.clone());
+        Self { id, urn, dependencies, is_python, launcher }
     }
 
     /// Whether the runner itself starts a process for each worker.

@@ -149,11 +149,11 @@ impl<B> StageState<B> {
         newly.then_some(expired)
     }
 
-    /// When something is due in processing time.
-    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
+    /// When something is due in processing time that is not yet.
+    pub(super) fn next_wake(&self, now: ProcessingTime) -> Option<ProcessingTime> {
         match &self.queue {
             Queue::Plain(_) => None,
-            Queue::Keyed(queue) => queue.timers.next_wake(),
+            Queue::Keyed(queue) => queue.timers.next_wake(now),
         }
     }
 

@@ -129,9 +129,14 @@ impl Timers {
         self.holds.earliest()
     }
 
-    /// When the next processing-time timer is due.
-    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
-        self.of(TimerKind::ProcessingTime).next().map(|(place, _)| ProcessingTime(place.fire.millis()))
+    /// When the next processing-time timer is due that is not yet. Those that are wait for no time but for
+    /// their key, and must not keep those of other keys waiting.
+    pub(super) fn next_wake(&self, now: ProcessingTime) -> Option<ProcessingTime> {
+        let kind = TimerKind::ProcessingTime;
+        let fire = EventTime(now.millis().checked_add(1)?);
+        let later = self.queue.range(Place { kind, fire, set: 0, partition: Partition(0) }..);
+        let (place, _) = later.take_while(|(place, _)| place.kind == kind).next()?;
+        Some(ProcessingTime(place.fire.millis()))
     }
 
     /// Until this event time some timer may still need the state of its window.

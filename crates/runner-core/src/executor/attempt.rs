@@ -56,6 +56,8 @@ pub(super) struct Run {
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
+    /// Of side inputs in the global window that go on changing.
+    pub(super) side_inputs_version: Option<u64>,
 }
 
 /// The workers of a stage that a bundle needs.
@@ -104,14 +106,18 @@ impl Run {
             state: self.state.clone(),
             outputs: outputs.clone(),
             requests: self.requests,
+            side_inputs_version: self.side_inputs_version,
         };
         let result = workers.stage.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
+        result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let mut residuals = residuals(&plan, stage, &mut result, draining).map_err(failed)?;
+        // What is left of what was truncated is not to be truncated again.
+        let truncated = draining || whole.iter().any(|block| block.truncated);
+        let mut residuals = residuals(&plan, stage, &mut result, truncated).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
             let given_back = whole.into_iter().skip(first);

@@ -5,6 +5,7 @@
 //! one channel.
 
 mod attempt;
+mod await_side_inputs;
 mod collectors;
 mod late;
 mod merging;
@@ -31,15 +32,16 @@ use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
-use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage};
+use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
 };
-use crate::runner_transforms::side_input::SideInput;
+use crate::runner_transforms::live_side_input::Snapshot;
+use crate::runner_transforms::side_input::{SideInput, SideInputView};
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, StateStore};
 use attempt::Content;
-use collectors::{Collector, Collectors, SideInputCollector};
+use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
 
 /// How long callbacks of committed bundles may take once the job is over.
@@ -98,6 +100,7 @@ impl Progress {
 enum Report {
     Attempt { bundle: BundleId, attempt: Attempt, result: attempt::Outcome },
     SideInput { collection: CollectionId, ready: Arc<SideInput> },
+    LiveSideInput { collection: CollectionId, snapshot: Arc<Snapshot> },
     Event(EngineEvent<Bytes>),
 }
 
@@ -122,6 +125,7 @@ pub async fn run(execution: Execution) -> Outcome {
         reports,
         stages,
         side_inputs: HashMap::new(),
+        live: LiveViews::new(),
         states: HashMap::new(),
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
@@ -158,7 +162,8 @@ impl StageWorkers {
             | Node::TestStream(_)
             | Node::GroupByKey { .. }
             | Node::Flatten { .. }
-            | Node::Redistribute { .. } => None,
+            | Node::Redistribute { .. }
+            | Node::AwaitSideInputs { .. } => None,
         });
         let workers_of = |stage: &Stage| Self {
             ordinary: workers.stage(stage.spec.clone()),
@@ -184,7 +189,9 @@ struct Job {
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, StageWorkers>,
-    side_inputs: HashMap<CollectionId, Arc<SideInput>>,
+    side_inputs: HashMap<CollectionId, Arc<dyn SideInputView>>,
+    /// Those of them that go on changing, as they are now.
+    live: LiveViews,
     /// The committed user state of each stage that has some.
     states: HashMap<NodeId, Arc<StateStore>>,
     collectors: Collectors,
@@ -244,6 +251,11 @@ impl Job {
                 self.side_inputs.insert(collection, ready);
                 EngineEvent::SideInputReady { collection }
             }
+            Report::LiveSideInput { collection, snapshot } => {
+                self.side_inputs.insert(collection, snapshot.clone());
+                self.live.insert(collection, snapshot);
+                EngineEvent::SideInputUpdated { collection }
+            }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
                 let attempt::Done { outputs, residuals, timers, state, result } = done;
                 let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
@@ -270,17 +282,18 @@ impl Job {
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
-                EngineAction::Collect { node, blocks, now } => {
-                    self.collector(node, |collector| collector.add(blocks, now))
-                }
+                EngineAction::Collect { node, blocks, now } => self.collector(node, What::Add(blocks, now)),
                 EngineAction::Advance { node, watermark, now } => {
-                    self.collector(node, |collector| collector.advance(watermark, now))
+                    self.collector(node, What::Advance(watermark, now))
                 }
                 EngineAction::AddToSideInput { collection, blocks } => {
                     self.side_input(collection, |side_input| side_input.add(blocks))
                 }
                 EngineAction::SealSideInput { collection } => {
                     self.side_input(collection, SideInputCollector::seal)
+                }
+                EngineAction::AdvanceSideInput { collection, watermark } => {
+                    self.side_input(collection, |side_input| side_input.advance(watermark))
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
@@ -290,12 +303,25 @@ impl Job {
         None
     }
 
-    fn collector(&mut self, node: NodeId, ask: impl FnOnce(&Collector)) {
+    fn collector(&mut self, node: NodeId, what: What) {
         let plan = self.execution.plan.clone();
         if let Some(collector) =
             self.collectors.collector(node, &plan, &self.execution.workers, &mut self.tasks)
         {
-            ask(collector);
+            let views = match &plan.nodes[node.0] {
+                // Bundles of what it lets go see these or later ones.
+                Node::AwaitSideInputs { side_inputs, .. } => {
+                    let live = |side: &StageSideInput| self.live.get_key_value(&side.collection);
+                    side_inputs.iter().filter_map(live).map(|(id, view)| (*id, view.clone())).collect()
+                }
+                Node::Impulse { .. }
+                | Node::TestStream(_)
+                | Node::Stage(_)
+                | Node::GroupByKey { .. }
+                | Node::Flatten { .. }
+                | Node::Redistribute { .. } => LiveViews::new(),
+            };
+            collector.ask(what, views);
         }
     }
 
@@ -312,6 +338,15 @@ impl Job {
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
         let planned = &self.execution.plan.collections[collection.0];
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
+    }
+
+    fn side_inputs_version(&self, stage: &Stage) -> Option<u64> {
+        let global = stage.side_inputs.iter().filter(|side| side.map_windows.is_none());
+        // Each only ever grows.
+        global
+            .filter_map(|side| self.live.get(&side.collection))
+            .map(|view| view.version())
+            .reduce(u64::wrapping_add)
     }
 
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {
@@ -338,6 +373,7 @@ impl Job {
             state: Arc::new(state::StageState { side_inputs, user }),
             inject: self.execution.inject,
             requests,
+            side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
         let reports = self.reports.clone();

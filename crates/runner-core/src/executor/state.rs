@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, Stage};
 use crate::ports::{StateHandler, StateKey, StatePage};
-use crate::runner_transforms::side_input::{Question, SideInput};
+use crate::runner_transforms::side_input::{Question, SideInputView};
 use crate::state::BundleState;
 
 /// Everything that a bundle of a stage may ask for.
@@ -50,13 +50,13 @@ impl StateHandler for StageState {
 
 /// The side inputs of a stage, by transform and tag.
 pub(super) struct SideInputs {
-    by_tag: HashMap<String, HashMap<String, Arc<SideInput>>>,
+    by_tag: HashMap<String, HashMap<String, Arc<dyn SideInputView>>>,
     stage: String,
 }
 
 impl SideInputs {
-    pub(super) fn new(stage: &Stage, ready: &HashMap<CollectionId, Arc<SideInput>>) -> Self {
-        let mut by_tag: HashMap<String, HashMap<String, Arc<SideInput>>> = HashMap::new();
+    pub(super) fn new(stage: &Stage, ready: &HashMap<CollectionId, Arc<dyn SideInputView>>) -> Self {
+        let mut by_tag: HashMap<String, HashMap<String, Arc<dyn SideInputView>>> = HashMap::new();
         for side in &stage.side_inputs {
             if let Some(view) = ready.get(&side.collection) {
                 by_tag.entry(side.transform.clone()).or_default().insert(side.tag.clone(), view.clone());
@@ -65,7 +65,7 @@ impl SideInputs {
         Self { by_tag, stage: stage.spec.name.clone() }
     }
 
-    fn view(&self, transform: &str, tag: &str) -> Result<&SideInput, Fault> {
+    fn view(&self, transform: &str, tag: &str) -> Result<&dyn SideInputView, Fault> {
         let view = self.by_tag.get(transform).and_then(|tags| tags.get(tag));
         view.map(Arc::as_ref).ok_or_else(|| {
             Fault::environment(format!(

@@ -11,7 +11,12 @@ const KINDS: [TimerKind; 3] = [TimerKind::EventTime, TimerKind::ProcessingTime, 
 
 /// Impulse → a stage that makes keyed elements → a stage with timers.
 fn plan() -> Arc<ExecutionPlan> {
+    keyed_plan(false)
+}
+
+fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     let mut plan = PlanBuilder::new();
+    plan.plan.streaming = streaming;
     let impulse = plan.impulse();
     let elements = plan.stage(impulse, &[], 1)[0];
     plan.stage(elements, &[], 0);
@@ -161,6 +166,30 @@ fn timers_are_tried_again_with_their_bundle() {
     let first = fired(&actions);
     let actions = engine.step(NOW, failed(first[0].0, 1, Fault::user("no")));
     assert_eq!(fired(&actions), first);
+}
+
+/// Nothing else may happen before the second is due.
+#[test]
+fn a_timer_is_waited_for_while_another_keys_fires() {
+    let (mut engine, actions) = start(keyed_plan(true), 4, BundlePolicy::DEFAULT);
+    // More elements may come, so that time counts.
+    let first = EngineEvent::BundleSucceeded {
+        bundle: run(&actions),
+        attempt: Attempt(1),
+        outputs: vec![(CollectionId(1), vec![of(0, "element")])],
+        residuals: vec![(block("rest"), Duration::from_secs(3_600))],
+        timers: Vec::new(),
+    };
+    let actions = engine.step(NOW, first);
+    let mut actions = engine.step(NOW, done(run(&actions), vec![set(1, "a", 10), set(1, "b", 20)]));
+    for (key, at) in [("a", 10), ("b", 20)] {
+        let at = ProcessingTime(at);
+        let wakes =
+            |action: &EngineAction<_>| matches!(action, EngineAction::WakeAt { at: time } if *time == at);
+        assert!(actions.iter().any(wakes), "{actions:?}");
+        actions = engine.step(at, EngineEvent::Woken);
+        assert_eq!(fired(&actions)[0].1, [(1, key.to_owned(), at.millis())]);
+    }
 }
 
 /// The change, for a window that is over at `expiry`.

@@ -106,7 +106,7 @@ fn timers_in_processing_time_keep_it_and_expirations_end_with_their_window() {
         set(EXPIRATION, "", 30, 30 + LATENESS),
     ];
     let mut timers = timers(changes);
-    assert_eq!(timers.next_wake(), Some(ProcessingTime(1000)));
+    assert_eq!(timers.next_wake(ProcessingTime(0)), Some(ProcessingTime(1000)));
     let expected = [
         shown(PROCESSING, "", 30, 1000),
         shown(EXPIRATION, "", 30, 30 + LATENESS),

@@ -58,7 +58,8 @@ fn merging_of(plan: &ExecutionPlan) -> Merging {
         | Node::TestStream(_)
         | Node::GroupByKey { .. }
         | Node::Flatten { .. }
-        | Node::Redistribute { .. } => None,
+        | Node::Redistribute { .. }
+        | Node::AwaitSideInputs { .. } => None,
     });
     let keyed: Vec<_> = keyed.collect();
     assert_eq!(keyed.len(), 1);
