@@ -13,6 +13,7 @@ from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions, TimestampedValue
 
 import harness
+from cases.merging_state import sessions_of_a_stream
 
 DISCARDING = trigger.AccumulationMode.DISCARDING
 ACCUMULATING = trigger.AccumulationMode.ACCUMULATING
@@ -125,7 +126,7 @@ def processing_time_triggers(p):
 
 SCRIPTED = [
     early_on_time_and_late, sessions_merge_as_the_watermark_goes_on, timers_of_both_times,
-    two_outputs_have_watermarks_of_their_own, processing_time_triggers
+    two_outputs_have_watermarks_of_their_own, processing_time_triggers, sessions_of_a_stream
 ]
 
 

@@ -195,9 +195,10 @@ class _SeenSoFar(beam.DoFn):
     yield 'ended', of(key, interval, bag.read()), last.read()
 
 
-@case(matrix=True, stream=True)
 def sessions_of_a_stream(p):
-  """As time goes on: sessions join, end, and what is late is dropped, though it would meet a session."""
+  """As time goes on: sessions join, end, and what is late is dropped, though it would meet a session.
+
+  Not a case: test_scripted_streams.py runs it, as all TestStreams."""
   at = lambda t: TimestampedValue(('k', t), t)
   stream = TestStream(coders.TupleCoder((coders.StrUtf8Coder(), coders.VarIntCoder())))
   stream.advance_watermark_to(0)

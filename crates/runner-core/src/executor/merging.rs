@@ -91,8 +91,7 @@ impl Merger<'_> {
             if windows.iter().all(|window| active.contains(window)) {
                 return None;
             }
-            let mut all: Vec<Window> =
-                active.union(&windows.into_iter().collect()).map(|it| boxed(it)).collect();
+            let mut all: Vec<Window> = active.union(&windows.into_iter().collect()).map(boxed).collect();
             all.sort();
             Some(Grown { key, active, all })
         });

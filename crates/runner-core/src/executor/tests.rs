@@ -1,6 +1,7 @@
 //! Whole small jobs on workers that are closures.
 
 mod live_side_inputs;
+mod merging;
 mod streaming;
 
 use std::collections::BTreeMap;

@@ -7,7 +7,7 @@ use beam_model::urns::standard_coders;
 use super::QueryablePipeline;
 use super::primitive::{self, PrimitiveKind};
 use crate::backend::Refusal;
-use crate::plan::{Firing, Unfit, is_keyed, is_pythons};
+use crate::plan::{Firing, Unfit, is_keyed, runs_python};
 
 /// Names each primitive that asks for what the native engine has not got.
 pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
@@ -58,9 +58,10 @@ fn pardo(
         refusal.unsupported(name, why);
     }
     let Some((_, input)) = primitive::main_input(transform) else { return };
+    let environment = pipeline.components.environments.get(&transform.environment_id);
     if let Ok(strategy) = pipeline.windowing_strategy(input)
         && strategy.merge_status() == merge_status::Enum::NeedsMerge
-        && !is_pythons(pipeline, strategy)
+        && !environment.is_some_and(runs_python)
         && payload.state_specs.values().any(|state| matches!(state.spec, Some(Spec::CombiningSpec(_))))
     {
         // Merged windows leave several accumulators, as Python does itself; others read the first and no more.

@@ -1,5 +1,6 @@
 //! Bad pipelines: each is refused, with its culprit named, and none panics.
 
+mod stateful;
 mod test_stream;
 
 use std::collections::BTreeMap;

@@ -36,7 +36,7 @@ pub use text::{PlanError, plan_dot, plan_text};
 pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
 };
-pub(crate) use windows::is_pythons;
+pub(crate) use windows::runs_python;
 pub use windows::{Grouping, MapStage, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use beam_model::coders::{Coder, varint};
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::{
-    FunctionSpec, PCollection, PTransform, Trigger, WindowingStrategy, accumulation_mode, closing_behavior,
-    is_bounded, merge_status, on_time_behavior, output_time, trigger,
+    Environment, FunctionSpec, PCollection, PTransform, Trigger, WindowingStrategy, accumulation_mode,
+    closing_behavior, is_bounded, merge_status, on_time_behavior, output_time, trigger,
 };
 use beam_model::urns::standard_p_transforms::primitives;
 use beam_model::urns::{
@@ -134,12 +134,17 @@ pub(super) fn merging(
 }
 
 /// Whether a strategy was written by the Python SDK.
-pub(crate) fn is_pythons(pipeline: &QueryablePipeline, strategy: &WindowingStrategy) -> bool {
-    const PYTHON: &str = "beam:version:sdk_base:apache/beam_python";
+fn is_pythons(pipeline: &QueryablePipeline, strategy: &WindowingStrategy) -> bool {
     let environments = &pipeline.components.environments;
     let own = environments.get(&strategy.environment_id);
     let mut all = own.into_iter().chain(environments.values().filter(|_| own.is_none()));
-    all.any(|environment| environment.capabilities.iter().any(|capability| capability.starts_with(PYTHON)))
+    all.any(runs_python)
+}
+
+/// Whether the workers of an environment are the Python SDK's.
+pub(crate) fn runs_python(environment: &Environment) -> bool {
+    const PYTHON: &str = "beam:version:sdk_base:apache/beam_python";
+    environment.capabilities.iter().any(|capability| capability.starts_with(PYTHON))
 }
 
 fn merge_stage(

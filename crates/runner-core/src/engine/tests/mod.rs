@@ -2,6 +2,7 @@
 
 mod keyed;
 mod live_side_inputs;
+mod merging_timers;
 mod properties;
 mod simulation;
 

@@ -162,6 +162,7 @@ fn keyed() -> KeyedStage {
     KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: crate::plan::Merging::Never,
         families: KINDS.iter().map(family).collect(),
         states: Vec::new(),
         time_sorted: false,

@@ -87,6 +87,7 @@ fn keyed() -> KeyedStage {
     KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: crate::plan::Merging::Never,
         families: families.map(family).to_vec(),
         states: Vec::new(),
         time_sorted: false,

@@ -1,6 +1,7 @@
 //! User state, by hand and against naive models.
 
 mod cache;
+mod merging;
 mod model;
 
 use std::sync::Arc;
@@ -19,6 +20,7 @@ fn store() -> Arc<StateStore> {
     let multimap = |values| UserStateKind::Multimap(values);
     let kinds = [
         ("bag", UserStateKind::Bag),
+        ("value", UserStateKind::Value),
         ("map", multimap(MapValues::One)),
         ("multimap", multimap(MapValues::Many(Arc::new(Coder::Bytes)))),
         ("unknown", multimap(MapValues::Many(Arc::new(Coder::Opaque { urn: "python".into() })))),

@@ -189,6 +189,7 @@ impl Model {
                 TimerChange::Clear(id) => {
                     stage.timers.remove(&id);
                 }
+                TimerChange::MergeWindows { .. } => panic!("no windows here merge"),
                 TimerChange::Set { timer, partition } => {
                     let kind = planned.keyed.as_ref().unwrap().families[timer.id.family].kind;
                     let fire = timer.fire.millis();

@@ -185,6 +185,7 @@ impl Builder<'_> {
         self.plan.last_stage().keyed = Some(KeyedStage {
             transform: "transform".to_owned(),
             window_coder: Arc::new(Coder::IntervalWindow),
+            merging: crate::plan::Merging::Never,
             families: kinds.iter().map(family).collect(),
             states: Vec::new(),
             time_sorted,
