@@ -11,11 +11,14 @@ SUITE ?= all
 ENV ?=
 DEBUG_BIN := target/debug/beamline
 RELEASE_BIN := target/release/beamline
+FLOOR_BIN := target/release/floor
+# How many random cases of each simulation `make simulate` runs.
+SEEDS ?= 10000
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
 SDK_TEST_SECONDS ?= 900
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv conformance bench fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -37,11 +40,15 @@ test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='
 	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) $(VENV_PYTHON) -m pytest -c tests/sdk/pytest.ini \
 	  --session-timeout=$(SDK_TEST_SECONDS) tests/sdk $(ARGS)
 
+simulate: ## random plans under random schedules, in release (SEEDS=10000; SEED=n for one case again)
+	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release simulation
+
 conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/capabilities.md (SUITE=portable ENV=EXTERNAL for some)
 	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
-	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) $(or $(ARGS),--output docs/benchmarks.md)
+	cargo build --release -p beamline-benches --bin floor
+	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) --floor $(FLOOR_BIN) $(or $(ARGS),--output docs/benchmarks.md)
 
 debug: ## target/debug/beamline
 	cargo build -p beamline

@@ -31,6 +31,7 @@ class Case:
   after: called with the PipelineResult, the pipeline's folder, and the options it ran with.
   options: pipeline options it needs. loopback_only: it looks at state shared with the client.
   matrix: run under every bundle size, parallelism and fault, too.
+  stream: it has a TestStream, of which a job has but one, and which makes a streaming job of it.
   """
   name: str
   build: typing.Callable
@@ -38,6 +39,7 @@ class Case:
   options: tuple = ()
   loopback_only: bool = False
   matrix: bool = False
+  stream: bool = False
   folder: bool = False
 
 

@@ -1,149 +1,102 @@
-"""What runner and SDK can do together beyond the least: caches, samples, hints."""
+"""The page that `make conformance` writes says what the results say, and nothing else."""
 
-import threading
-import time
+import pathlib
+import subprocess
+import sys
 
-import apache_beam as beam
 import pytest
-from apache_beam.coders import VarIntCoder
-from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners.worker import sdk_worker
-from apache_beam.transforms.combiners import CountCombineFn
-from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
 
-import cases  # pylint: disable=unused-import
-import harness
+HERE = pathlib.Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / 'conformance'))
 
-KEYS = 'abc'
-ELEMENTS = 20  # of each key
+import capabilities  # pylint: disable=wrong-import-position
+import results  # pylint: disable=wrong-import-position
 
 
-# --- What a worker keeps from one bundle to the next
-
-
-class _Count(beam.DoFn):
-  """Numbers the elements of a key; what it has seen is a bag, read anew for each."""
-  COUNT = CombiningValueStateSpec('count', VarIntCoder(), CountCombineFn())
-  SEEN = BagStateSpec('seen', VarIntCoder())
-
-  def process(self, element, side, count=beam.DoFn.StateParam(COUNT), seen=beam.DoFn.StateParam(SEEN)):  # pylint: disable=arguments-differ
-    key, value = element
-    count.add(1)
-    if value % 7 == 6:
-      seen.clear()
-    seen.add(value)
-    yield key, (count.read(), len(list(seen.read())), sum(side))
+def row(test, outcome='pass', jobs=1, message=''):
+  return results.Row('module_test::Class::' + test, outcome, 1.0, jobs, message)
 
 
 @pytest.fixture
-def asked(monkeypatch):
-  """State keys that LOOPBACK workers, which run here, have asked the runner for: their kinds."""
-  kinds = []
-  ask = sdk_worker.GrpcStateHandler.get_raw
+def world(tmp_path, monkeypatch):
+  """world(features, excuses, {run: rows}) makes a Report of them."""
+  monkeypatch.setattr(capabilities, 'HERE', tmp_path)
 
-  def get_raw(self, state_key, continuation_token=None):
-    kinds.append(state_key.WhichOneof('type'))
-    return ask(self, state_key, continuation_token)
+  def make(features, excuses, ran):
+    (tmp_path / 'features.tsv').write_text(''.join(
+        'group\t%s\tY\tN\tP\t?\tY\t%s\n' % (name, proof) for name, proof in features))
+    (tmp_path / 'excused.tsv').write_text(''.join('\t'.join(one) + '\n' for one in excuses))
+    for run, rows in ran.items():
+      (tmp_path / 'results' / run).mkdir(parents=True)
+      results.write(tmp_path / 'results' / run / 'results.tsv', rows)
+    return capabilities.Report(tmp_path / 'results')
 
-  monkeypatch.setattr(sdk_worker.GrpcStateHandler, 'get_raw', get_raw)
-  return kinds
-
-
-def count_elements(endpoint, *options):
-  arguments = harness.portable_options(endpoint, extra=['--bundle_size=element', *options])
-  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
-  side = pipeline | 'Side' >> beam.Create([1, 2, 3])
-  counted = (
-      pipeline
-      | beam.Create([(key, value) for value in range(ELEMENTS) for key in KEYS])
-      | beam.Reshuffle()
-      | beam.ParDo(_Count(), beam.pvalue.AsIter(side)))
-
-  def numbered(results):
-    for key in KEYS:
-      mine = [result for k, result in results if k == key]
-      assert sorted(n for n, _, _ in mine) == list(range(1, ELEMENTS + 1)), (key, mine)
-      assert {total for _, _, total in mine} == {6}
-      assert max(seen for _, seen, _ in mine) <= ELEMENTS
-
-  harness.check_with(counted, numbered)
-  result = harness.run_pipeline(pipeline)
-  assert harness.checks_passed(result) == 1
+  return make
 
 
-def test_a_worker_keeps_state_and_side_inputs_from_one_bundle_to_the_next(endpoint, asked):
-  count_elements(endpoint)
-  assert asked.count('bag_user_state') >= len(KEYS) * ELEMENTS
-  assert asked.count('iterable_side_input') >= len(KEYS) * ELEMENTS
-  asked.clear()
-  count_elements(endpoint, '--max_cache_memory_usage_mb=10')
-  # Each state of each key once; the check has a side input of its own.
-  assert asked.count('bag_user_state') <= 2 * len(KEYS), asked
-  assert asked.count('iterable_side_input') <= 3, asked
+def states(report):
+  return {one['feature']: report.state(one)[0] for one in capabilities.features()}
 
 
-@pytest.mark.parametrize('options', [
-    ('--inject_bundle_failures=first_attempt',),
-    ('--sdk_worker_parallelism=3',),
-    ('--sdk_worker_parallelism=3', '--inject_bundle_failures=first_attempt')])
-def test_what_a_worker_keeps_is_never_old(options, endpoint):
-  count_elements(endpoint, '--max_cache_memory_usage_mb=10', *options)
+def test_a_feature_is_there_if_all_its_tests_passed(world):
+  report = world([
+      ('good', 'time::test_one core::test_two'), ('bad', 'time::test_one core::test_three'),
+      ('refused', 'core::test_four'), ('elsewhere', 'time::test_one examples::test_one'),
+      ('unproved', ''), ('absent', 'no: it is refused')], [], {
+          'time': [row('test_one')],
+          'core': [row('test_two'), row('test_three', 'fail'), row('test_four', 'refused')]
+      })
+  assert states(report) == {
+      'good': 'yes', 'bad': '**no**', 'refused': '**no**', 'elsewhere': 'not run',
+      'unproved': 'no test', 'absent': 'no'}
 
 
-# --- The element at which it failed
+def test_all_parameters_of_a_proof_count(world):
+  report = world([('some', 'sdk::test_x.py::test_y')], [], {
+      'sdk': [results.Row('test_x.py::test_y[1]', 'pass', 1.0, -1, ''),
+              results.Row('test_x.py::test_y[2]', 'fail', 1.0, -1, '')]
+  })
+  assert states(report) == {'some': '**no**'}
 
 
-def refuse_sour(element):
-  if element[0] == 'sour':
-    raise ValueError('not to my taste')
-  return element
+def test_a_proof_that_is_not_there_is_an_error(world):
+  report = world([('some', 'time::test_gone')], [], {'time': [row('test_one')]})
+  with pytest.raises(capabilities.DataError, match='test_gone'):
+    list(report.page())
 
 
-def failure(endpoint, environment, *options):
-  arguments = harness.portable_options(endpoint, environment, options)
-  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
-  pipeline | beam.Create([('sweet', 1), ('sour', 2)]) | beam.Reshuffle() | 'Taste' >> beam.Map(refuse_sour)  # pylint: disable=expression-not-assigned
-  with pytest.raises(RuntimeError) as raised:
-    harness.run_pipeline(pipeline)
-  text = str(raised.value)
-  assert 'not to my taste' in text and 'Taste' in text
-  return text
+def test_excuses(world):
+  report = world([], [('time', 'test_one', 'the oracle is wrong'), ('time', 'test_two', 'as well')], {
+      'time': [row('test_one', 'fail'), row('test_two'), row('test_three', 'timeout', message='why')]
+  })
+  assert [(run, one.test) for run, one in report.owed(['time'])] == [
+      ('time', 'module_test::Class::test_three')]
+  excused = '\n'.join(report.excuse_table())
+  assert '| `test_one` | time | **failed** | the oracle is wrong |' in excused
+  assert '| `test_two` | time | ok | as well |' in excused
+  line, = [line for line in report.summary(['time']) if '`time`' in line]
+  # reached, passed, failed, hung, refused, excused, skipped
+  assert [cell.strip() for cell in line.split('|')[2:9]] == ['3', '1', '0', '1', '0', '1', '0']
 
 
-@pytest.mark.parametrize('experiment', ['enable_always_on_exception_sampling', 'enable_data_sampling'])
-def test_the_failing_element_is_in_the_error_if_it_is_wanted(experiment, endpoint, process):
-  text = failure(endpoint, process, '--experiments=' + experiment)
-  assert "The element was: ('sour', 2)" in text, text
+def test_an_excuse_without_a_test_is_an_error(world):
+  with pytest.raises(capabilities.DataError, match='test_gone'):
+    world([], [('time', 'test_gone', 'why')], {'time': [row('test_one')]})
 
 
-def test_the_failing_element_is_not_in_the_error_if_it_is_not_wanted(endpoint):
-  assert 'The element was' not in failure(endpoint, ('LOOPBACK', None))
+def test_the_proofs_of_this_folder_are_there():
+  found = subprocess.run(
+      [sys.executable, '-m', 'pytest', '-c', str(HERE / 'pytest.ini'), '--collect-only',
+       str(HERE)], capture_output=True, text=True, timeout=80, check=True).stdout
+  there = {line.rsplit('/', 1)[-1] for line in found.splitlines() if '::' in line}
+  there |= {test.split('[')[0] for test in there}
+  assert capabilities.sdk_tests(), 'no proofs at all'
+  assert [test for test in capabilities.sdk_tests() if test not in there] == []
 
 
-# --- How many bundles a worker runs at once
-
-_LOCK = threading.Lock()
-_RUNNING = [0, 0]  # now, at most
-
-
-def slow(element):
-  with _LOCK:
-    _RUNNING[0] += 1
-    _RUNNING[1] = max(_RUNNING)
-  time.sleep(0.05)
-  with _LOCK:
-    _RUNNING[0] -= 1
-  return element
-
-
-@pytest.mark.parametrize('hint, expected', [(None, 1), (1, 1), (3, 3)])
-def test_bundles_at_once_on_a_worker(hint, expected, endpoint):
-  _RUNNING[:] = [0, 0]
-  work = 'Slow' >> beam.Map(slow)
-  if hint:
-    work = work.with_resource_hints(max_active_bundles_per_worker=str(hint))
-  arguments = harness.portable_options(endpoint, extra=['--bundle_size=element'])
-  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
-  harness.check(pipeline | beam.Create(range(24)) | beam.Reshuffle() | work, range(24))
-  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
-  assert _RUNNING[1] == expected
+def test_the_data_files_can_be_read():
+  for feature in capabilities.features():
+    capabilities.proofs(feature)
+    assert all(feature[peer] in capabilities.WORDS for peer in capabilities.OTHERS), feature
+  names = [feature['group'] + feature['feature'] for feature in capabilities.features()]
+  assert len(names) == len(set(names))

@@ -16,7 +16,7 @@ from apache_beam.portability.api import beam_fn_api_pb2 as fn
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.portability.api import beam_runner_api_pb2 as api
 from apache_beam.runners.worker import worker_pool_main
-from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.testing.test_stream import TestStream
 
 import cases  # pylint: disable=unused-import
 import fake_worker
@@ -251,13 +251,21 @@ def test_no_pipeline(stub):
   assert 'pipeline' in raised.value.details()
 
 
-def test_what_cannot_run_yet_is_refused_by_name(stub):
-  """An endless source: if this engine runs it one day, Prepare accepts it, and this test says so."""
-  proto = wire.pipeline_proto(
-      lambda p: p | 'Endless one' >> PeriodicImpulse(fire_interval=1) | beam.Map(print))
+def test_a_second_test_stream_is_refused_by_name(stub):
+  proto = wire.pipeline_proto(lambda p: (p | 'One' >> TestStream(), p | 'Other' >> TestStream()))
   code, details = prepare_refused(stub, proto)
   assert code == UNIMPLEMENTED, details
-  assert 'Endless one' in details and 'unbounded' in details, details
+  assert 'second TestStream' in details and ('One' in details or 'Other' in details), details
+
+
+def test_what_cannot_run_yet_is_refused_by_name(stub):
+  """Panes that retract: if this engine makes them one day, Prepare accepts it, and this test says so."""
+  proto = wire.small_proto()
+  for strategy in proto.components.windowing_strategies.values():
+    strategy.accumulation_mode = api.AccumulationMode.RETRACTING
+  code, details = prepare_refused(stub, proto)
+  assert code == UNIMPLEMENTED, details
+  assert 'GroupByKey' in details and 'retract' in details.lower(), details
 
 
 # --- Artifacts

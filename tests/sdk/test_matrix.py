@@ -1,7 +1,8 @@
 """The same pipelines give the same results under every bundle size, parallelism and fault.
 
 The cases of one module make one job, so that many combinations fit in a short time; with more than
-one worker, all of them make one job, because starting worker processes takes longer than the job.
+one worker, all of them make one job, because starting worker processes takes longer than the job. A
+case with a TestStream is a job of its own.
 """
 
 import itertools
@@ -13,11 +14,12 @@ import cases  # pylint: disable=unused-import
 import harness
 import wire
 
-MATRIX = [one for one in harness.CASES.values() if one.matrix]
+MATRIX = [one for one in harness.CASES.values() if one.matrix and not one.stream]
 GROUPS = {
     name.rsplit('.', 1)[1]: list(group)
     for name, group in itertools.groupby(MATRIX, key=lambda one: one.build.__module__)
 }
+GROUPS.update({one.name: [one] for one in harness.CASES.values() if one.matrix and one.stream})
 GROUPS['all'] = MATRIX
 # The default size is that of test_pipelines.py.
 BUNDLE_SIZES = ('element', 'key', 'unbounded')

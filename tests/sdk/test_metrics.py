@@ -219,3 +219,22 @@ def test_a_failure_of_the_users_own(endpoint):
       '--bundle_size=element')
   found, = result.metrics().query(MetricsFilter().with_name('tried'))['counters']
   assert found.committed == 2 and found.attempted >= 2, found
+
+
+def _materialized(pipeline):
+  """The output of Made leaves its stage, and is read by others: it must not be counted by each."""
+  made = pipeline | beam.Create(range(30)) | 'Made' >> beam.Map(lambda x: x)
+  shuffled = made | beam.Reshuffle() | 'After' >> beam.Map(lambda x: x)
+  return made | 'Main' >> beam.Map(
+      lambda x, a, b: x, beam.pvalue.AsList(made), beam.pvalue.AsList(shuffled))
+
+
+def test_a_collection_is_counted_once(endpoint, stub):
+  result = run(endpoint, _materialized)
+  pipeline = stub.GetPipeline(
+      jobs.GetJobPipelineRequest(job_id=result._job_id), timeout=wire.CALL_SECONDS).pipeline  # pylint: disable=protected-access
+  committed = metrics_of(stub, result).committed
+  for ending in ('Made', 'After', 'Main'):
+    _, transform = wire.transform(pipeline, ending)
+    made = one(committed, URNS['ELEMENT_COUNT'], PCOLLECTION=wire.only(transform.outputs))
+    assert coders.VarIntCoder().decode(made.payload) == 30, ending

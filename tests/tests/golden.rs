@@ -108,6 +108,8 @@ fn side_inputs(node: &Node) -> usize {
         | Node::TestStream(_)
         | Node::GroupByKey { .. }
         | Node::Flatten { .. }
-        | Node::Redistribute { .. } => 0,
+        | Node::Redistribute { .. }
+        // The stage that it stands before has them.
+        | Node::AwaitSideInputs { .. } => 0,
     }
 }

@@ -133,6 +133,8 @@ pub(crate) enum JobsCommand {
     Show { job_id: String },
     /// Ask a job to stop
     Cancel { job_id: String },
+    /// Ask a streaming job to read no more, and to end when it is done with what it has read
+    Drain { job_id: String },
     /// The messages of a job, until it ends
     Logs { job_id: String },
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use beam_model::job_management::job_messages_response::Response;
 use beam_model::job_management::job_service_client::JobServiceClient;
 use beam_model::job_management::{
-    CancelJobRequest, GetJobMetricsRequest, GetJobPipelineRequest, GetJobStateRequest, GetJobsRequest,
-    JobMessagesRequest,
+    CancelJobRequest, DrainJobRequest, GetJobMetricsRequest, GetJobPipelineRequest, GetJobStateRequest,
+    GetJobsRequest, JobMessagesRequest,
 };
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::urns::monitoring_info_type_urns as types;
@@ -28,6 +28,7 @@ pub(crate) fn jobs(config: JobsConfig) -> Result<(), Error> {
             JobsCommand::List => list(&mut client).await,
             JobsCommand::Show { job_id } => show(&mut client, job_id).await,
             JobsCommand::Cancel { job_id } => cancel(&mut client, job_id).await,
+            JobsCommand::Drain { job_id } => drain(&mut client, job_id).await,
             JobsCommand::Logs { job_id } => logs(&mut client, job_id).await,
         };
         result.map_err(|status| Error::Refused(Box::new(status)))
@@ -75,6 +76,12 @@ async fn show(client: &mut JobServiceClient<Channel>, job_id: String) -> Result<
 
 async fn cancel(client: &mut JobServiceClient<Channel>, job_id: String) -> Result<(), Status> {
     let answer = client.cancel(CancelJobRequest { job_id }).await?.into_inner();
+    println!("{}", answer.state().as_str_name());
+    Ok(())
+}
+
+async fn drain(client: &mut JobServiceClient<Channel>, job_id: String) -> Result<(), Status> {
+    let answer = client.drain(DrainJobRequest { job_id }).await?.into_inner();
     println!("{}", answer.state().as_str_name());
     Ok(())
 }

@@ -187,7 +187,7 @@ fn the_advertised_host_is_told() {
 #[test]
 fn jobs_that_are_not_there() {
     let server = Server::start(&["--job-port", "0"]);
-    for command in ["show", "cancel", "logs"] {
+    for command in ["show", "cancel", "drain", "logs"] {
         let output = server.jobs(&[command, "no-such-job"]);
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains("\"no-such-job\""), "{output:?}");

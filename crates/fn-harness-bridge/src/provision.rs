@@ -33,6 +33,7 @@ impl Provision for ProvisionService {
         request: Request<GetProvisionInfoRequest>,
     ) -> Result<Response<GetProvisionInfoResponse>, Status> {
         let worker = self.shared.registry.worker(request.metadata())?;
+        worker.provision();
         let endpoint = self.shared.endpoint.descriptor();
         let job = &worker.job;
         let metadata = [("job_id", &job.id), ("job_name", &job.name)];

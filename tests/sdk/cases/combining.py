@@ -2,6 +2,8 @@
 
 import apache_beam as beam
 from apache_beam import combiners, pvalue
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_runner_api_pb2
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
 
 from harness import case, check
@@ -140,3 +142,22 @@ def combine_with_a_side_input(p):
   check(
       p | beam.Create([('a', 1), ('a', 2)]) | beam.CombinePerKey(
           lambda values, most: min(most, sum(values)), most=pvalue.AsSingleton(side)), [('a', 3)])
+
+
+class _ToAccumulators(beam.PTransform):
+  """What an SDK may submit in place of lifting: each value becomes an accumulator of its own."""
+  def expand(self, pairs):
+    return pvalue.PCollection.from_(pairs)
+
+  def to_runner_api_parameter(self, context):
+    return (
+        common_urns.combine_components.COMBINE_PER_KEY_CONVERT_TO_ACCUMULATORS.urn,
+        beam_runner_api_pb2.CombinePayload(
+            combine_fn=_Digits().to_runner_api(context),
+            accumulator_coder_id=context.coders.get_id(_Digits().get_accumulator_coder())))
+
+
+@case(matrix=True)
+def combine_converted_to_accumulators(p):
+  accumulators = p | beam.Create([('a', 3), ('b', 1), ('a', 2)]) | _ToAccumulators()
+  check(accumulators, [('a', [3]), ('a', [2]), ('b', [1])])

@@ -5,6 +5,7 @@ import typing
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.portability import common_urns
 from apache_beam.transforms.window import TimestampedValue
 from apache_beam.utils.timestamp import MAX_TIMESTAMP, MIN_TIMESTAMP, Timestamp
 from apache_beam.utils.windowed_value import WindowedValue
@@ -240,3 +241,17 @@ def diamond(p):
   tripled = source | 'Triple' >> beam.Map(lambda x: x * 3)
   check((source, doubled, tripled) | beam.Flatten(),
         [*range(6), *range(0, 12, 2), *range(0, 18, 3)])
+
+
+class _ToString(beam.PTransform):
+  """Beam's to_string, by its URN: the text of each value, as its SDK would print it."""
+  def expand(self, pairs):
+    return pvalue.PCollection.from_(pairs)
+
+  def to_runner_api_parameter(self, unused_context):
+    return common_urns.primitives.TO_STRING.urn, None
+
+
+@case(matrix=True)
+def to_string(p):
+  check(p | beam.Create([('a', 1.5), ('b', (2, 'x'))]) | _ToString(), [('a', '1.5'), ('b', "(2, 'x')")])

@@ -13,7 +13,7 @@ from apache_beam.transforms.window import FixedWindows, TimestampedValue
 from harness import case, check, check_with
 
 
-class _Requiring(beam.ParDo):
+class Requiring(beam.ParDo):
   """A ParDo whose payload is changed on its way into the proto."""
   def __init__(self, fn, requirement, change):
     super().__init__(fn)
@@ -44,7 +44,7 @@ def _sort(payload):
 def time_sorted_input(p):
   times = [(i * 7) % 20 + 1 for i in range(20)]
   seen = p | beam.Create(times) | beam.Map(
-      lambda t: TimestampedValue(('k', t), t)) | _Requiring(
+      lambda t: TimestampedValue(('k', t), t)) | Requiring(
           _FirstTimes(), common_urns.requirements.REQUIRES_TIME_SORTED_INPUT.urn, _sort)
   check(seen, [(t, t) for t in range(1, 21)])
 
@@ -72,7 +72,7 @@ def _expire(payload):
 @case(matrix=True)
 def on_window_expiration(p):
   seen = p | beam.Create([('a', 1), ('a', 2), ('b', 3), ('a', 11)]) | beam.Map(
-      lambda kv: TimestampedValue(kv, kv[1])) | beam.WindowInto(FixedWindows(10)) | _Requiring(
+      lambda kv: TimestampedValue(kv, kv[1])) | beam.WindowInto(FixedWindows(10)) | Requiring(
           _AtTheEnd(), common_urns.requirements.REQUIRES_ON_WINDOW_EXPIRATION.urn, _expire)
   check(seen, [('a', 10.0, [1, 2]), ('b', 10.0, [3]), ('a', 20.0, [11])])
 
@@ -105,7 +105,7 @@ def stable_input(p, folder):
   """A retry sees the element that the failed attempt saw, though its producer is random."""
   random = p | beam.Create(range(3)) | 'Random' >> beam.Map(lambda i: (i, os.urandom(8).hex()))
   check_with(
-      random | _Requiring(
+      random | Requiring(
           _FailOnce(folder), common_urns.requirements.REQUIRES_STABLE_INPUT.urn, _stable),
       _all_the_same)
 

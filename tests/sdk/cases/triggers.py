@@ -6,6 +6,7 @@ import collections
 
 import apache_beam as beam
 from apache_beam import pvalue
+from apache_beam.portability.api import beam_runner_api_pb2 as api
 from apache_beam.transforms import trigger
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, Sessions, TimestampedValue
 from apache_beam.utils.windowed_value import PaneInfoTiming
@@ -170,3 +171,69 @@ def triggered_side_input(p):
   check(
       p | beam.Create(['x']) | beam.Map(lambda x, s: (x, sorted(s)), pvalue.AsIter(side)),
       [('x', [0, 1, 2, 3, 4, 5])])
+
+
+class _Closing(beam.WindowInto):
+  """Windows whose behaviour at their end is not the SDK's only one."""
+  def __init__(self, on_time, closing):
+    super().__init__(
+        FixedWindows(100), trigger=trigger.AfterWatermark(early=trigger.AfterCount(1)),
+        accumulation_mode=DISCARDING)
+    self.windowing = _Windowing(self.windowing, on_time, closing)
+
+
+class _Windowing(beam.core.Windowing):
+  def __init__(self, plain, on_time, closing):
+    super().__init__(
+        plain.windowfn, plain.triggerfn, plain.accumulation_mode, plain.timestamp_combiner)
+    self.on_time, self.closing = on_time, closing
+
+  def to_runner_api(self, context):
+    proto = super().to_runner_api(context)
+    proto.on_time_behavior, proto.closing_behavior = self.on_time, self.closing
+    return proto
+
+
+def _closed(p, label, on_time, closing):
+  return (
+      p | label >> beam.Create(NUMBERS)
+      | label + ' stamped' >> beam.MapTuple(lambda k, v: TimestampedValue((k, v), v))
+      | label + ' windows' >> _Closing(on_time, closing)
+      | label + ' grouped' >> beam.GroupByKey() | label + ' seen' >> beam.Map(_pane))
+
+
+def _no_empty_pane(actual):
+  _all_values(actual)
+  assert all(pane[4] for _, pane in actual), actual
+
+
+def _one_on_time(actual):
+  _all_values(actual)
+  for key in OF_KEY:
+    on_time = [pane for k, pane in actual if k == key and pane[3] == PaneInfoTiming.ON_TIME]
+    assert len(on_time) == 1, actual
+
+
+def _all_values(actual):
+  for key, values in OF_KEY.items():
+    assert sorted(v for k, pane in actual if k == key for v in pane[4]) == values, actual
+
+
+@case(matrix=True)
+def empty_panes(p):
+  """At the end of a window all of whose elements have fired: a pane of nothing, if it is asked for."""
+  always, if_nonempty = api.OnTimeBehavior.FIRE_ALWAYS, api.OnTimeBehavior.FIRE_IF_NONEMPTY
+  close = api.ClosingBehavior.EMIT_IF_NONEMPTY
+  check_with(_closed(p, 'Always', always, close), _one_on_time, 'CheckAlways')
+  check_with(_closed(p, 'IfNonempty', if_nonempty, close), _no_empty_pane, 'CheckIfNonempty')
+
+
+@case(matrix=True)
+def synchronized_processing_time(p):
+  """A group of what a processing-time trigger fired waits for the same time of its own."""
+  fires = trigger.Repeatedly(trigger.AfterProcessingTime(1))
+  first = panes(p, 'First', fires, DISCARDING)
+  again = (
+      first | beam.MapTuple(lambda key, pane: (key, pane[4])) | beam.GroupByKey()
+      | beam.FlatMapTuple(lambda key, lists: ((key, v) for vs in lists for v in vs)))
+  check(again, NUMBERS)

@@ -192,7 +192,15 @@ impl Stage {
         let inputs = vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }];
         let instruction = name.to_owned();
         let requests = BundleRequests::none();
-        let bundle = RemoteBundle { instruction, inputs, timers, state, outputs: outputs.clone(), requests };
+        let bundle = RemoteBundle {
+            instruction,
+            inputs,
+            timers,
+            state,
+            outputs: outputs.clone(),
+            requests,
+            side_inputs_version: None,
+        };
         self.process(bundle, outputs).await
     }
 
@@ -227,6 +235,7 @@ impl Stage {
             state: Arc::new(State::default()),
             outputs: outputs.clone(),
             requests,
+            side_inputs_version: None,
         };
         let stage = self.clone();
         (control, tokio::spawn(async move { stage.process(bundle, outputs).await }))

@@ -55,9 +55,16 @@ fn wants_samples(options: &prost_types::Struct) -> bool {
 }
 
 impl JobContext {
-    /// The stage whose descriptor has this id.
+    /// The stage whose descriptor has this id, be it that of a version.
     pub(crate) fn stage(&self, descriptor_id: &str) -> Option<Arc<StageSpec>> {
-        self.stages.read().unwrap_or_else(PoisonError::into_inner).get(descriptor_id).cloned()
+        let stages = self.stages.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stage) = stages.get(descriptor_id) {
+            return Some(stage.clone());
+        }
+        let (id, _) = descriptor_id.rsplit_once(VERSION)?;
+        let mut stage = stages.get(id)?.as_ref().clone();
+        descriptor_id.clone_into(&mut stage.descriptor.id);
+        Some(Arc::new(stage))
     }
 
     /// From now on workers may ask for the stage.
@@ -80,6 +87,15 @@ impl JobContext {
             tracing::warn!(job = %self.id, "workers are left that do not end");
         }
     }
+}
+
+/// Comes before the version in the id of a descriptor that has one.
+const VERSION: &str = "/side-inputs-";
+
+/// The id of a stage's descriptor for bundles with these contents of side inputs. All versions are alike but
+/// for their ids; for each of them a worker sets up its functions anew.
+pub(super) fn version_of_descriptor(id: &str, version: u64) -> String {
+    format!("{id}{VERSION}{version}")
 }
 
 /// The workers of one job, by environment.

@@ -13,6 +13,7 @@ use runner_core::ports::{
 use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
+use super::job::version_of_descriptor;
 use super::questions::Questions;
 use super::{
     ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, failing_element, response, timers,
@@ -20,7 +21,7 @@ use super::{
 use crate::control::monitoring_infos;
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
-use crate::worker::{EnvironmentWorkers, Lease};
+use crate::worker::{EnvironmentWorkers, Lease, WorkerSession};
 
 pub(crate) struct StageBundles {
     shared: Arc<Shared>,
@@ -75,6 +76,16 @@ impl StageBundles {
         Ok(inputs)
     }
 
+    /// By which descriptor the worker runs a bundle: one that no earlier bundle had whose side inputs were
+    /// others, if the worker would go on using those.
+    fn descriptor_id(&self, worker: &WorkerSession, side_inputs_version: Option<u64>) -> String {
+        let id = &self.spec.descriptor.id;
+        match side_inputs_version.filter(|_| worker.keeps_side_inputs()) {
+            Some(version) => version_of_descriptor(id, version),
+            None => id.clone(),
+        }
+    }
+
     /// Has the worker process the bundle, to its end.
     async fn run(
         &self,
@@ -105,14 +116,16 @@ impl StageBundles {
 #[async_trait]
 impl StageBundleFactory for StageBundles {
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
-        let RemoteBundle { instruction, inputs, timers, state, outputs, requests } = bundle;
+        let RemoteBundle { instruction, inputs, timers, state, outputs, requests, side_inputs_version } =
+            bundle;
         let elements = counted(&inputs);
         let inputs = self.inputs(inputs)?;
         let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
+        let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
-        let request = process_bundle(&self.spec.descriptor.id, state.cache_tokens(&worker.id));
+        let request = process_bundle(descriptor_id, state.cache_tokens(&worker.id));
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
@@ -165,9 +178,9 @@ fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
     counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
-fn process_bundle(descriptor_id: &str, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
+fn process_bundle(descriptor_id: String, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
     ProcessBundleRequest {
-        process_bundle_descriptor_id: descriptor_id.to_owned(),
+        process_bundle_descriptor_id: descriptor_id,
         // For an SDK that caches nothing they mean nothing. Python caches without having the capability
         // `beam:protocol:state_caching:v1`, so nothing is made of that.
         cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),

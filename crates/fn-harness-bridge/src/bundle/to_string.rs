@@ -64,6 +64,7 @@ pub(super) async fn ask(stage: &StageBundles, coder: &str, element: &[u8]) -> Op
         state: Arc::new(NoState),
         outputs: outputs.clone(),
         requests: BundleRequests::none(),
+        side_inputs_version: None,
     };
     match tokio::time::timeout(LIMIT, to_string.process(bundle)).await {
         Ok(Ok(_)) => outputs.text(),

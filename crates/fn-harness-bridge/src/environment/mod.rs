@@ -37,6 +37,8 @@ pub(crate) struct EnvironmentSpec {
     pub(crate) most_bundles: Option<NonZeroUsize>,
     /// What its SDK can do beyond the least that is needed (`Environment.capabilities`).
     capabilities: BTreeSet<String>,
+    /// Whether its SDK says that it is the Python SDK.
+    pub(crate) is_python: bool,
     launcher: Launcher,
 }
 
@@ -50,6 +52,9 @@ pub fn check_environment(id: &str, environment: &Environment) -> Result<(), Stri
         Launcher::Unsupported(why) => Err(format!("{spec} {why}")),
     }
 }
+
+/// How an SDK names, among its capabilities, the container image that it would run in.
+const SDK_BASE: &str = "beam:version:sdk_base:";
 
 /// How a worker is started.
 enum Launcher {
@@ -70,15 +75,17 @@ impl EnvironmentSpec {
         let (chosen, launcher) = choose(environment, MAX_NESTING);
         let dependencies =
             if chosen.dependencies.is_empty() { &environment.dependencies } else { &chosen.dependencies };
+        let capabilities = || environment.capabilities.iter().chain(&chosen.capabilities);
         let hints = || [&environment.resource_hints, &chosen.resource_hints].into_iter();
         let most_bundles = hints().find_map(|hints| hints.get(MAX_ACTIVE_BUNDLES_PER_WORKER));
         Self {
             id: id.to_owned(),
             urn: chosen.urn.clone(),
             dependencies: dependencies.clone(),
+            is_python: capabilities().any(|it| it.starts_with(SDK_BASE) && it.contains("beam_python")),
             // What is no number is no hint.
             most_bundles: most_bundles.and_then(|number| str::from_utf8(number).ok()?.trim().parse().ok()),
-            capabilities: environment.capabilities.iter().chain(&chosen.capabilities).cloned().collect(),
+            capabilities: capabilities().cloned().collect(),
             launcher,
         }
     }

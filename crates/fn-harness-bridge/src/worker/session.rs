@@ -1,7 +1,7 @@
 //! One worker as the runner sees it, from before it is started until after it is gone.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -47,6 +47,8 @@ pub(crate) struct WorkerSession {
     bundles: Mutex<HashMap<String, Arc<ActiveBundle>>>,
     answers: Mutex<HashMap<String, oneshot::Sender<InstructionResponse>>>,
     instructions: AtomicU64,
+    /// Whether it has asked for, and so been told, the job's pipeline options.
+    provisioned: AtomicBool,
 }
 
 /// Whether there is a logging stream to wait for.
@@ -84,7 +86,20 @@ impl WorkerSession {
             bundles: Mutex::default(),
             answers: Mutex::default(),
             instructions: AtomicU64::new(0),
+            provisioned: AtomicBool::new(false),
         }
+    }
+
+    /// The worker has been told the pipeline options.
+    pub(crate) fn provision(&self) {
+        self.provisioned.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it uses what it has read of side inputs in the global window for all later bundles of a
+    /// descriptor. Python workers do, but for those whose pipeline options forbid it; a worker that is a thread
+    /// of the pipeline's author is never told of options.
+    pub(crate) fn keeps_side_inputs(&self) -> bool {
+        self.environment.is_python && !self.provisioned.load(Ordering::Relaxed)
     }
 
     pub(crate) fn is_gone(&self) -> bool {

@@ -130,7 +130,7 @@ impl<B: Clone> Engine<B> {
             }
         }
         if let Some(stage) = self.stages.get_mut(&bundle.node) {
-            stage.change_timers(timers, |fire| self.clock.due(fire));
+            stage.change_timers(timers, &bundle.content.timers, |fire| self.clock.due(fire));
             stage.finish(&bundle.content, bundle.watermark);
         }
         self.changed.insert(bundle.node);

@@ -1,4 +1,4 @@
-//! What takes in elements and gives some out later: a GroupByKey, of which the engine knows only what it
+//! What takes in elements and gives some out later: a GroupByKey, or what waits for side inputs, of which the engine knows only what it
 //! has asked of it and how far that has been answered.
 
 use std::collections::VecDeque;
@@ -57,6 +57,16 @@ impl CollectorState {
 
     pub(super) fn is_complete(&self) -> bool {
         self.output == EventTime::MAX
+    }
+
+    /// Whether it has elements, or may have: what has not been answered counts.
+    pub(super) fn has_elements(&self) -> bool {
+        !self.is_idle() || self.hold != EventTime::MAX
+    }
+
+    /// What it has buffered holds its output back.
+    pub(super) fn holds_back(&self) -> bool {
+        self.hold != EventTime::MAX
     }
 
     fn answer(&mut self, answer: Collected) {

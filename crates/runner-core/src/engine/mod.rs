@@ -41,7 +41,7 @@ use policy::Pools;
 use stage::StageState;
 use test_stream::TestStreamState;
 pub use test_stream::TestStreamStep;
-pub use timers::{Timer, TimerChange, TimerId};
+pub use timers::{Timer, TimerChange, TimerId, TimerWindow};
 
 /// Elements that travel together.
 #[derive(Clone, Debug)]
@@ -84,7 +84,7 @@ pub enum EngineEvent<B> {
         attempt: Attempt,
         fault: Fault,
     },
-    /// What a GroupByKey gives out. `done` if that is all that the oldest unanswered
+    /// What a GroupByKey, or elements that waited for side inputs, give out. `done` if that is all that the oldest unanswered
     /// [`EngineAction::Collect`] or [`EngineAction::Advance`] has led to.
     Collected {
         node: NodeId,
@@ -93,6 +93,11 @@ pub enum EngineEvent<B> {
     },
     /// A sealed side input can be asked.
     SideInputReady {
+        collection: CollectionId,
+    },
+    /// A side input that goes on changing has taken in the oldest [`EngineAction::AddToSideInput`] or
+    /// [`EngineAction::AdvanceSideInput`], and whoever asks it from now on sees that.
+    SideInputUpdated {
         collection: CollectionId,
     },
     /// What the TestStream does next, as [`EngineAction::NextTestStreamEvent`] has asked.
@@ -127,14 +132,17 @@ pub enum EngineAction<B> {
     Commit { bundle: BundleId, attempt: Attempt },
     /// A running bundle is to leave undone what it has not begun.
     Checkpoint { bundle: BundleId },
-    /// Add elements to a GroupByKey: answer with `Collected`.
+    /// Add elements to a GroupByKey, or to those that wait for side inputs: answer with `Collected`.
     Collect { node: NodeId, blocks: Vec<Block<B>>, now: ProcessingTime },
-    /// The watermark of a GroupByKey's input is here: answer with `Collected`.
+    /// The watermark of such a node's input is here, or something that it looks at has changed: answer with
+    /// `Collected`.
     Advance { node: NodeId, watermark: EventTime, now: ProcessingTime },
-    /// Add elements to a side input.
+    /// Add elements to a side input. One that goes on changing answers with `SideInputUpdated`.
     AddToSideInput { collection: CollectionId, blocks: Vec<Block<B>> },
     /// A side input has all its elements: answer with `SideInputReady`.
     SealSideInput { collection: CollectionId },
+    /// The watermark of a side input that goes on changing is here: answer with `SideInputUpdated`.
+    AdvanceSideInput { collection: CollectionId, watermark: EventTime },
     /// Nothing will ask any more for what a stage keeps of windows that were over before this.
     Expire { node: NodeId, watermark: EventTime },
     /// Answer with `TestStream`.
@@ -150,7 +158,7 @@ pub struct Engine<B> {
     plan: Arc<ExecutionPlan>,
     /// Which nodes read a collection; one entry for each time it is read.
     readers: Vec<Vec<NodeId>>,
-    /// Which stages read a collection as a side input.
+    /// Which nodes are to be told of a collection as a side input.
     side_readers: Vec<Vec<NodeId>>,
     watermarks: Vec<EventTime>,
     /// Nodes whose inputs or insides have changed since they were last looked at.
@@ -159,6 +167,8 @@ pub struct Engine<B> {
     collectors: BTreeMap<NodeId, CollectorState>,
     /// Side inputs that are complete and cannot be asked yet.
     sealed_side_inputs: BTreeSet<CollectionId>,
+    /// How many changes of side inputs have not been taken in.
+    side_input_updates: BTreeMap<CollectionId, usize>,
     test_stream: Option<TestStreamState>,
     bundles: Bundles<B>,
     pools: Pools,
@@ -184,17 +194,15 @@ impl<B: Clone> Engine<B> {
             for input in node.inputs() {
                 readers[input.0].push(id);
             }
+            let side = side_inputs::side_inputs_of(node, |it| plan.collections[it.0].live.is_some());
+            for collection in &side {
+                side_readers[collection.0].push(id);
+            }
             match node {
                 Node::Stage(stage) => {
-                    let mut side: Vec<_> = stage.side_inputs.iter().map(|side| side.collection).collect();
-                    side.sort();
-                    side.dedup();
-                    for collection in &side {
-                        side_readers[collection.0].push(id);
-                    }
                     stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref()));
                 }
-                Node::GroupByKey { .. } => {
+                Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
                     collectors.insert(id, CollectorState::default());
                 }
                 Node::TestStream(stream) => {
@@ -217,6 +225,7 @@ impl<B: Clone> Engine<B> {
             stages,
             collectors,
             sealed_side_inputs: BTreeSet::new(),
+            side_input_updates: BTreeMap::new(),
             test_stream,
             bundles: Bundles::default(),
             free_slots: pools.slots.clone(),
@@ -264,6 +273,7 @@ impl<B: Clone> Engine<B> {
             }
             EngineEvent::Collected { node, blocks, done } => self.collected(node, blocks, done),
             EngineEvent::SideInputReady { collection } => self.side_input_ready(collection),
+            EngineEvent::SideInputUpdated { collection } => self.side_input_updated(collection),
             EngineEvent::TestStream(step) => self.test_stream_step(step),
             EngineEvent::Woken => self.woken(),
             EngineEvent::Failed(fault) => self.end(Outcome::Failed(fault)),
@@ -297,7 +307,9 @@ impl<B: Clone> Engine<B> {
                             stage.push(blocks.iter().cloned());
                         }
                     }
-                    Node::GroupByKey { .. } => self.collect(reader, blocks.clone()),
+                    Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
+                        self.collect(reader, blocks.clone())
+                    }
                     Node::Flatten { output, .. } | Node::Redistribute { output, .. } => {
                         open.push_back(*output)
                     }
@@ -305,7 +317,7 @@ impl<B: Clone> Engine<B> {
                 }
             }
             if !self.side_readers[collection.0].is_empty() {
-                self.actions.push(EngineAction::AddToSideInput { collection, blocks: blocks.clone() });
+                self.add_to_side_input(collection, blocks.clone());
             }
         }
     }

@@ -1,6 +1,7 @@
 //! How large bundles are, and how many run.
 
 use std::collections::HashMap;
+use std::ops::Bound;
 
 use super::Engine;
 use super::bundle::Content;
@@ -19,7 +20,8 @@ pub enum BundlePolicy {
     Whole,
 }
 
-/// While more bytes than this wait for workers, no more is read of unbounded input.
+/// While more bytes than this wait for workers after a stage that reads restrictions, it reads no more of
+/// unbounded input.
 const MOST_BACKLOG: u64 = 64 << 20;
 
 impl BundlePolicy {
@@ -85,7 +87,7 @@ impl<B: Clone> Engine<B> {
         for (index, node) in plan.nodes.iter().enumerate().rev() {
             let Node::Stage(stage) = node else { continue };
             let id = NodeId(index);
-            if plan.streaming && stage.restriction_reader.is_some() && self.backlog() > MOST_BACKLOG {
+            if plan.streaming && stage.restriction_reader.is_some() && self.backlog(id) > MOST_BACKLOG {
                 continue;
             }
             let Some(pool) = self.pools.get(id) else { continue };
@@ -100,9 +102,11 @@ impl<B: Clone> Engine<B> {
         }
     }
 
-    /// Bytes that wait before stages that only need a worker to go on with them.
-    fn backlog(&self) -> u64 {
-        self.stages.values().filter(|stage| !stage.must_wait()).map(|stage| stage.pending_bytes).sum()
+    /// Bytes that wait before later stages that only need a worker to go on with them. Not those before the
+    /// stage itself: it would wait for its own reading, or for that of a stage that waits for it.
+    fn backlog(&self, of: NodeId) -> u64 {
+        let later = self.stages.range((Bound::Excluded(of), Bound::Unbounded)).map(|(_, stage)| stage);
+        later.filter(|stage| !stage.must_wait()).map(|stage| stage.pending_bytes).sum()
     }
 
     fn cut(&mut self, id: NodeId, slots: usize, spread: Option<usize>) -> Option<Content<B>> {

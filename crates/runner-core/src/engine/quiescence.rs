@@ -8,6 +8,7 @@ impl<B: Clone> Engine<B> {
     pub(super) fn is_quiescent(&self) -> bool {
         self.bundles.len() == 0
             && self.sealed_side_inputs.is_empty()
+            && self.side_input_updates.is_empty()
             && self.collectors.values().all(|collector| collector.is_idle())
     }
 
@@ -47,6 +48,12 @@ impl<B: Clone> Engine<B> {
             };
             format!("{name} {wait}")
         });
+        let held_back = self.collectors.iter().filter(|(_, collector)| collector.holds_back());
+        let held_back = held_back.filter_map(|(id, _)| {
+            let Node::AwaitSideInputs { name, .. } = &self.plan.nodes[id.0] else { return None };
+            Some(format!("{name} has elements whose windows of side inputs are not ready"))
+        });
+        let waits = waits.chain(held_back);
         Some(format!(
             "the job cannot go on, which is a fault of Beamline's: {}",
             waits.collect::<Vec<_>>().join("; ")

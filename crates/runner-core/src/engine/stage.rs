@@ -7,7 +7,7 @@ use beam_model::time::{EventTime, ProcessingTime};
 use super::bundle::Content;
 use super::holds::Holds;
 use super::timers::{Timers, Times};
-use super::{Block, Partition, TimerChange};
+use super::{Block, Partition, Timer, TimerChange};
 use crate::plan::{KeyedStage, TimerKind};
 
 pub(super) struct StageState<B> {
@@ -149,11 +149,11 @@ impl<B> StageState<B> {
         newly.then_some(expired)
     }
 
-    /// When something is due in processing time.
-    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
+    /// When something is due in processing time that is not yet.
+    pub(super) fn next_wake(&self, now: ProcessingTime) -> Option<ProcessingTime> {
         match &self.queue {
             Queue::Plain(_) => None,
-            Queue::Keyed(queue) => queue.timers.next_wake(),
+            Queue::Keyed(queue) => queue.timers.next_wake(now),
         }
     }
 
@@ -196,7 +196,7 @@ impl<B> StageState<B> {
     }
 
     fn in_use(&self, content: &Content<B>, watermark: EventTime) -> EventTime {
-        content.timers.iter().fold(watermark, |earliest, timer| earliest.min(timer.fire))
+        content.timers.iter().fold(watermark, |earliest, timer| earliest.min(timer.fire.min(timer.expiry)))
     }
 
     /// A bundle that began at `watermark` is committed. What it made and left undone is known already.
@@ -212,10 +212,15 @@ impl<B> StageState<B> {
         }
     }
 
-    /// `due`: when a processing-time timer is due.
-    pub(super) fn change_timers(&mut self, changes: Vec<TimerChange>, due: impl Fn(EventTime) -> EventTime) {
+    /// Takes in what a bundle did in which these timers `fired`. `due`: when a processing-time timer is due.
+    pub(super) fn change_timers(
+        &mut self,
+        changes: Vec<TimerChange>,
+        fired: &[Timer],
+        due: impl Fn(EventTime) -> EventTime,
+    ) {
         if let Queue::Keyed(queue) = &mut self.queue {
-            queue.timers.change(changes, &queue.kinds, due);
+            queue.timers.change(changes, &queue.kinds, fired, due);
         }
     }
 }

@@ -4,6 +4,7 @@
 //! time, since what they do may set or clear the others.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ops::Bound;
 
 use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
@@ -33,13 +34,61 @@ pub struct Timer {
     pub hold: EventTime,
     /// The encoded pane of the element that set it.
     pub pane: Bytes,
+    /// When nothing more can come for its window. An event-time timer fires then at the latest, since the
+    /// window's state goes with it.
+    pub expiry: EventTime,
+}
+
+impl Timer {
+    /// Whether it fires, or has fired, when its window is over.
+    fn is_last(&self) -> bool {
+        self.fire >= self.expiry
+    }
+
+    /// The same in a window that `from` has become a part of. What is set for the end of the window, or a time
+    /// after it, is so for that of the other.
+    fn moved(self, from: &TimerWindow, to: &TimerWindow, kind: TimerKind) -> Self {
+        let later = to.end.millis().saturating_sub(from.end.millis());
+        let moved = |time: EventTime| if time >= from.end { time.saturating_add(later) } else { time };
+        let fire = match kind {
+            TimerKind::EventTime | TimerKind::Expiration => moved(self.fire),
+            TimerKind::ProcessingTime => self.fire,
+        };
+        let id = TimerId { window: to.window.clone(), ..self.id };
+        Self { id, fire, hold: moved(self.hold), pane: self.pane, expiry: to.expiry }
+    }
+
+    fn is_of_same_window(&self, other: &Timer) -> bool {
+        self.id.key == other.id.key && self.id.window == other.id.window
+    }
 }
 
 /// What a bundle did to a timer.
 #[derive(Clone, Debug)]
 pub enum TimerChange {
-    Set { timer: Timer, partition: Partition },
+    Set {
+        timer: Timer,
+        partition: Partition,
+    },
     Clear(TimerId),
+    /// Windows of a key have become one: what is set in `parts`, `result` perhaps among them, is set in
+    /// `result` from now on. Of timers of one family and tag that of the last part stays. What waits for the
+    /// expiration of a part is gone; `result` has an expiration of its own.
+    MergeWindows {
+        key: Bytes,
+        parts: Vec<TimerWindow>,
+        result: TimerWindow,
+    },
+}
+
+/// An encoded window.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TimerWindow {
+    pub window: Bytes,
+    /// The last event time in it.
+    pub end: EventTime,
+    /// When nothing more can come for it.
+    pub expiry: EventTime,
 }
 
 /// What timers wait for, as it is now.
@@ -57,7 +106,8 @@ const MAX_FIRING: usize = 10_000;
 
 #[derive(Default)]
 pub(super) struct Timers {
-    set: HashMap<TimerId, (Place, Timer)>,
+    /// In order, so that those of a family, key and window are found together.
+    set: BTreeMap<TimerId, (Place, Timer)>,
     queue: BTreeMap<Place, TimerId>,
     /// Of those that are set, and of those that fire in a bundle that is not committed.
     holds: Holds,
@@ -79,9 +129,14 @@ impl Timers {
         self.holds.earliest()
     }
 
-    /// When the next processing-time timer is due.
-    pub(super) fn next_wake(&self) -> Option<ProcessingTime> {
-        self.of(TimerKind::ProcessingTime).next().map(|(place, _)| ProcessingTime(place.fire.millis()))
+    /// When the next processing-time timer is due that is not yet. Those that are wait for no time but for
+    /// their key, and must not keep those of other keys waiting.
+    pub(super) fn next_wake(&self, now: ProcessingTime) -> Option<ProcessingTime> {
+        let kind = TimerKind::ProcessingTime;
+        let fire = EventTime(now.millis().checked_add(1)?);
+        let later = self.queue.range(Place { kind, fire, set: 0, partition: Partition(0) }..);
+        let (place, _) = later.take_while(|(place, _)| place.kind == kind).next()?;
+        Some(ProcessingTime(place.fire.millis()))
     }
 
     /// Until this event time some timer may still need the state of its window.
@@ -95,38 +150,94 @@ impl Timers {
         self.queue.range(first..).take_while(move |(place, _)| place.kind == kind)
     }
 
-    /// Takes in what a bundle did, in the order in which it did it. `due`: when a processing-time timer is due.
+    /// Takes in what a bundle did, in the order in which it did it. `fired`: the timers that fired in it. `due`:
+    /// when a processing-time timer is due.
+    ///
+    /// When a window is over its timers fire once more, whatever their time; what is set for later then would
+    /// fire for ever, and is dropped.
     pub(super) fn change(
         &mut self,
         changes: Vec<TimerChange>,
         kinds: &[TimerKind],
+        fired: &[Timer],
         due: impl Fn(EventTime) -> EventTime,
     ) {
+        let last: Vec<&Timer> = fired.iter().filter(|timer| timer.is_last()).collect();
         for change in changes {
             match change {
-                TimerChange::Clear(id) => self.remove(&id),
+                TimerChange::Clear(id) => {
+                    self.remove(&id);
+                }
                 TimerChange::Set { timer, partition } => {
                     let Some(kind) = kinds.get(timer.id.family) else { continue };
                     self.remove(&timer.id);
                     let fire = match kind {
                         TimerKind::ProcessingTime => due(timer.fire),
-                        TimerKind::EventTime | TimerKind::Expiration => timer.fire,
+                        TimerKind::EventTime
+                            if timer.fire > timer.expiry
+                                && last.iter().any(|fired| fired.is_of_same_window(&timer)) =>
+                        {
+                            continue;
+                        }
+                        TimerKind::EventTime | TimerKind::Expiration => timer.fire.min(timer.expiry),
                     };
                     let place = Place { kind: *kind, fire, set: self.next, partition };
                     self.next += 1;
-                    self.holds.add(timer.hold);
-                    self.queue.insert(place, timer.id.clone());
-                    self.set.insert(timer.id.clone(), (place, timer));
+                    self.insert(place, timer);
+                }
+                TimerChange::MergeWindows { key, parts, result } => {
+                    self.merge_windows(kinds, &key, &parts, &result)
                 }
             }
         }
     }
 
-    fn remove(&mut self, id: &TimerId) {
-        if let Some((place, timer)) = self.set.remove(id) {
-            self.holds.release(timer.hold);
-            self.queue.remove(&place);
+    fn merge_windows(
+        &mut self,
+        kinds: &[TimerKind],
+        key: &Bytes,
+        parts: &[TimerWindow],
+        result: &TimerWindow,
+    ) {
+        for (family, kind) in kinds.iter().enumerate() {
+            // All are taken before one is set again: the result may be one of the parts.
+            let mut taken = Vec::new();
+            for part in parts {
+                let timers = self.ids(family, key, &part.window);
+                taken.extend(timers.iter().filter_map(|id| Some((part, self.remove(id)?))));
+            }
+            for (part, (mut place, timer)) in taken {
+                let timer = timer.moved(part, result, *kind);
+                match kind {
+                    TimerKind::Expiration => continue,
+                    TimerKind::EventTime => place.fire = timer.fire.min(timer.expiry),
+                    TimerKind::ProcessingTime => {}
+                }
+                self.remove(&timer.id);
+                self.insert(place, timer);
+            }
         }
+    }
+
+    /// What is set for a family, key and window.
+    fn ids(&self, family: usize, key: &Bytes, window: &Bytes) -> Vec<TimerId> {
+        let first = TimerId { family, key: key.clone(), window: window.clone(), tag: Bytes::new() };
+        let ids = self.set.range((Bound::Included(&first), Bound::Unbounded)).map(|(id, _)| id);
+        let of_it = |id: &&TimerId| (id.family, &id.key, &id.window) == (family, key, window);
+        ids.take_while(of_it).cloned().collect()
+    }
+
+    fn insert(&mut self, place: Place, timer: Timer) {
+        self.holds.add(timer.hold);
+        self.queue.insert(place, timer.id.clone());
+        self.set.insert(timer.id.clone(), (place, timer));
+    }
+
+    fn remove(&mut self, id: &TimerId) -> Option<(Place, Timer)> {
+        let (place, timer) = self.set.remove(id)?;
+        self.holds.release(timer.hold);
+        self.queue.remove(&place);
+        Some((place, timer))
     }
 
     /// The bundle in which these fired is committed.

@@ -34,7 +34,7 @@ impl<B: Clone> Engine<B> {
                 self.set_watermark(*output, least.unwrap_or(EventTime::MAX));
             }
             Node::Redistribute { input, output } => self.set_watermark(*output, self.watermark(*input)),
-            Node::GroupByKey { input, output, .. } => {
+            Node::GroupByKey { input, output, .. } | Node::AwaitSideInputs { input, output, .. } => {
                 self.advance_collector(id, self.watermark(*input));
                 if let Some(reached) = self.collectors.get_mut(&id).map(|collector| collector.output()) {
                     self.set_watermark(*output, reached);
@@ -48,7 +48,7 @@ impl<B: Clone> Engine<B> {
         let input = self.watermark(input);
         let Some(stage) = self.stages.get_mut(&id) else { return };
         let reached = stage.advance(input);
-        let next_wake = stage.next_wake();
+        let next_wake = stage.next_wake(self.clock.now());
         // On bounded input a window is over when the job is.
         if self.plan.streaming
             && let Some(watermark) = stage.newly_expired()

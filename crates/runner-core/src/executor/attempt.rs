@@ -8,12 +8,13 @@ use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 use bytes::Bytes;
 
+use super::merging::{MergedInput, Merger};
 use super::state::StageState;
 use super::{FaultInjection, late, timers};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Partition, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
-use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
+use crate::plan::{Collection, CollectionId, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
 use crate::ports::{
     BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
     TimerBlock,
@@ -59,10 +60,19 @@ pub(super) struct Run {
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
+    /// Of side inputs in the global window that go on changing.
+    pub(super) side_inputs_version: Option<u64>,
+}
+
+/// The workers of a stage that a bundle needs.
+pub(super) struct Workers {
+    pub(super) stage: Arc<dyn StageBundleFactory>,
+    /// There if windows of the stage are merged by the SDK.
+    pub(super) merge: Option<Arc<dyn StageBundleFactory>>,
 }
 
 impl Run {
-    pub(super) async fn run(self, factory: &dyn StageBundleFactory) -> Outcome {
+    pub(super) async fn run(self, workers: &Workers) -> Outcome {
         let plan = self.plan.clone();
         let Node::Stage(stage) = &plan.nodes[self.node.0] else {
             return Err((Fault::runner("only stages have bundles"), Vec::new()));
@@ -72,16 +82,18 @@ impl Run {
         let input = &plan.collections[stage.input.0];
         let Content { blocks, timers: due, watermark, draining, .. } = self.content;
         let whole = blocks.clone();
+        let blocks = blocks.into_iter().map(|block| block.data).collect();
         let mut dropped = Dropped::default();
-        let mut blocks: Vec<_> = blocks.into_iter().map(|block| block.data).collect();
-        if let Some(keyed) = &stage.keyed {
-            let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
-            dropped = Dropped { late, closed: 0 };
-            blocks = open;
-            if keyed.time_sorted {
-                blocks = vec![elements::sorted_by_time(input, blocks).map_err(failed)?];
+        let merged = match &stage.keyed {
+            None => MergedInput { blocks, ..Default::default() },
+            Some(keyed) => {
+                let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+                dropped = Dropped { late, closed: 0 };
+                let by_key = ByKey { stage: keyed, input, watermark, state: &self.state, workers };
+                by_key.prepare(open).await.map_err(failed)?
             }
-        }
+        };
+        let MergedInput { blocks, mut timers, results } = merged;
         let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &due));
         let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
         // The input of what can be split is cut element by element.
@@ -98,14 +110,18 @@ impl Run {
             state: self.state.clone(),
             outputs: outputs.clone(),
             requests: self.requests,
+            side_inputs_version: self.side_inputs_version,
         };
-        let result = factory.process(bundle).await;
+        let result = workers.stage.process(bundle).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
+        result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
             let fault = Fault::user("injected failure").at(&stage.spec.name);
             return Err((fault, result.monitoring_infos));
         }
-        let mut residuals = residuals(&plan, stage, &mut result, draining).map_err(failed)?;
+        // What is left of what was truncated is not to be truncated again.
+        let truncated = draining || whole.iter().any(|block| block.truncated);
+        let mut residuals = residuals(&plan, stage, &mut result, truncated).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
             let given_back = whole.into_iter().skip(first);
@@ -113,9 +129,8 @@ impl Run {
         }
         let set = outputs.take_timers();
         let outputs = outputs.sort(&plan, stage).map_err(failed)?;
-        let mut timers = Vec::new();
         if let Some(keyed) = &stage.keyed {
-            timers = timers::expirations(keyed, input, &blocks).map_err(failed)?;
+            timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
         }
         if let Some(keyed) = &stage.keyed {
@@ -123,6 +138,33 @@ impl Run {
         }
         let (state, cache) = (self.state.user.clone(), self.state.cache.clone());
         Ok(Done { outputs, residuals, timers, state, cache, result })
+    }
+}
+
+/// The input of a stage that processes elements by key.
+struct ByKey<'a> {
+    stage: &'a KeyedStage,
+    input: &'a Collection,
+    watermark: EventTime,
+    state: &'a StageState,
+    workers: &'a Workers,
+}
+
+impl ByKey<'_> {
+    /// Merges windows and sorts elements, if the stage wants that.
+    async fn prepare(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
+        let Self { stage, input, watermark, state, workers } = self;
+        let mut merged = match &state.user {
+            None => MergedInput { blocks, ..Default::default() },
+            Some(state) => {
+                let workers = workers.merge.as_deref();
+                Merger { stage, input, state, watermark, workers }.merge(blocks).await?
+            }
+        };
+        if stage.time_sorted {
+            merged.blocks = vec![elements::sorted_by_time(input, merged.blocks)?];
+        }
+        Ok(merged)
     }
 }
 

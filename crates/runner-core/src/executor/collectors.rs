@@ -1,7 +1,8 @@
-//! GroupByKeys and side inputs while they take in elements: a task each, so that parsing neither holds
+//! GroupByKeys, side inputs and what waits for them while they take in elements: a task each, so that parsing neither holds
 //! up the engine nor is done twice at once.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use beam_model::time::{EventTime, ProcessingTime};
@@ -9,6 +10,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use super::await_side_inputs::AwaitSideInputs;
 use super::{Progress, Report};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
@@ -16,6 +18,7 @@ use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::JobBundleFactory;
 use crate::runner_transforms::group_by_key::GroupByKey;
+use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
 
@@ -24,25 +27,30 @@ const INLINE_BYTES: u64 = 64 << 10;
 /// How many blocks of groups are handed to the engine at once.
 const GROUP_BATCH: usize = 16;
 
-/// Where to send what a GroupByKey is asked.
+/// What side inputs that go on changing have.
+pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
+
+/// Where to send what a GroupByKey is asked, or what waits for side inputs.
 pub(super) struct Collector {
     // Unbounded, but every block in it is an output that is in memory already.
     inbox: mpsc::UnboundedSender<Ask>,
 }
 
-enum Ask {
-    Add { blocks: Vec<Block<Bytes>>, now: ProcessingTime },
-    Advance { watermark: EventTime, now: ProcessingTime },
+pub(super) struct Ask {
+    pub(super) what: What,
+    /// What the side inputs have that the node waits for.
+    pub(super) views: LiveViews,
+}
+
+pub(super) enum What {
+    Add(Vec<Block<Bytes>>, ProcessingTime),
+    Advance(EventTime, ProcessingTime),
 }
 
 impl Collector {
-    pub(super) fn add(&self, blocks: Vec<Block<Bytes>>, now: ProcessingTime) {
+    pub(super) fn ask(&self, what: What, views: LiveViews) {
         // If the task is gone it has reported why.
-        let _ = self.inbox.send(Ask::Add { blocks, now });
-    }
-
-    pub(super) fn advance(&self, watermark: EventTime, now: ProcessingTime) {
-        let _ = self.inbox.send(Ask::Advance { watermark, now });
+        let _ = self.inbox.send(Ask { what, views });
     }
 }
 
@@ -53,12 +61,17 @@ pub(super) struct SideInputCollector {
 
 enum AskSideInput {
     Add(Vec<Block<Bytes>>),
+    Advance(EventTime),
     Seal,
 }
 
 impl SideInputCollector {
     pub(super) fn add(&self, blocks: Vec<Block<Bytes>>) {
         let _ = self.inbox.send(AskSideInput::Add(blocks));
+    }
+
+    pub(super) fn advance(&self, watermark: EventTime) {
+        let _ = self.inbox.send(AskSideInput::Advance(watermark));
     }
 
     pub(super) fn seal(&self) {
@@ -86,23 +99,33 @@ impl Collectors {
         workers: &Arc<dyn JobBundleFactory>,
         tasks: &mut JoinSet<()>,
     ) -> Option<&Collector> {
-        let Node::GroupByKey { output, grouping, name, .. } = &plan.nodes[node.0] else { return None };
-        let (reports, progress) = (&self.reports, &self.progress);
-        Some(self.collectors.entry(node).or_insert_with(|| {
+        let start = |tasks: &mut JoinSet<()>| {
             let (inbox, asks) = mpsc::unbounded_channel();
-            let task = Group {
-                node,
-                output: *output,
-                plan: plan.clone(),
-                grouping: grouping.as_ref().clone(),
-                name: name.clone(),
-                workers: workers.clone(),
-                reports: reports.clone(),
-                progress: progress.clone(),
-            };
-            tasks.spawn(report_failure(reports.clone(), task.run(asks)));
-            Collector { inbox }
-        }))
+            let (plan, workers, reports) = (plan.clone(), workers.clone(), self.reports.clone());
+            let (progress, failures) = (self.progress.clone(), reports.clone());
+            match &plan.nodes[node.0] {
+                Node::GroupByKey { output, grouping, name, .. } => {
+                    let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
+                    let task = Group { node, output, grouping, name, plan, workers, reports, progress };
+                    tasks.spawn(report_failure(failures, task.run(asks)));
+                }
+                Node::AwaitSideInputs { input, output, side_inputs, .. } => {
+                    let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
+                    let task = AwaitSideInputs { node, input, output, side_inputs, plan, workers, reports };
+                    tasks.spawn(report_failure(failures, task.run(asks)));
+                }
+                Node::Impulse { .. }
+                | Node::TestStream(_)
+                | Node::Stage(_)
+                | Node::Flatten { .. }
+                | Node::Redistribute { .. } => return None,
+            }
+            Some(Collector { inbox })
+        };
+        if let Entry::Vacant(vacant) = self.collectors.entry(node) {
+            vacant.insert(start(tasks)?);
+        }
+        self.collectors.get(&node)
     }
 
     pub(super) fn side_input(
@@ -114,9 +137,18 @@ impl Collectors {
         let reports = &self.reports;
         self.side_inputs.entry(id).or_insert_with(|| {
             let (inbox, asks) = mpsc::unbounded_channel();
-            let builder = SideInputBuilder::new(collection);
-            let task = collect_side_input(id, builder, asks, reports.clone());
-            tasks.spawn(report_failure(reports.clone(), task));
+            match collection.live {
+                Some(view) => {
+                    let live = LiveSideInput::new(collection, view);
+                    let task = collect_live_side_input(id, live, asks, reports.clone());
+                    tasks.spawn(report_failure(reports.clone(), task));
+                }
+                None => {
+                    let builder = SideInputBuilder::new(collection);
+                    let task = collect_side_input(id, builder, asks, reports.clone());
+                    tasks.spawn(report_failure(reports.clone(), task));
+                }
+            }
             SideInputCollector { inbox }
         })
     }
@@ -129,7 +161,7 @@ async fn report_failure(reports: mpsc::Sender<Report>, task: impl Future<Output 
 }
 
 /// Does `work` here if it is little, else on a thread that may be blocked.
-async fn compute<T: Send + 'static>(
+pub(super) async fn compute<T: Send + 'static>(
     bytes: u64,
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
@@ -142,7 +174,7 @@ async fn compute<T: Send + 'static>(
     }
 }
 
-fn size(blocks: &[Block<Bytes>]) -> u64 {
+pub(super) fn size(blocks: &[Block<Bytes>]) -> u64 {
     blocks.iter().map(|block| block.bytes).sum()
 }
 
@@ -162,17 +194,17 @@ impl Group {
         let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
         let mut total = 0;
         let mut counted = Dropped::default();
-        while let Some(ask) = asks.recv().await {
+        while let Some(Ask { what, .. }) = asks.recv().await {
             let bounded = self.grouping.bounded;
-            let complete = matches!(ask, Ask::Advance { watermark: EventTime::MAX, .. });
-            let bytes = if let Ask::Add { blocks, .. } = &ask { size(blocks) } else { 0 };
+            let complete = matches!(what, What::Advance(EventTime::MAX, _));
+            let bytes = if let What::Add(blocks, _) = &what { size(blocks) } else { 0 };
             total += bytes;
             // Windows of bounded input are merged once, when all are known.
             if complete && bounded {
                 self.merge_windows(&mut groups).await?;
             }
             groups = compute(bytes, move || {
-                take_in(&mut groups, bounded, ask)?;
+                take_in(&mut groups, bounded, what)?;
                 Ok(groups)
             })
             .await?;
@@ -239,12 +271,12 @@ impl Group {
     }
 }
 
-fn take_in(groups: &mut GroupByKey, bounded: bool, ask: Ask) -> Result<(), Fault> {
-    match ask {
+fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fault> {
+    match what {
         // What a bundle has made is added as a whole: triggers are asked once for all of it.
-        Ask::Add { blocks, now } if !bounded => groups.add(&joined(blocks), now),
-        Ask::Add { blocks, now } => blocks.iter().try_for_each(|block| groups.add(&block.data, now)),
-        Ask::Advance { watermark, now } => {
+        What::Add(blocks, now) if !bounded => groups.add(&joined(blocks), now),
+        What::Add(blocks, now) => blocks.iter().try_for_each(|block| groups.add(&block.data, now)),
+        What::Advance(watermark, now) => {
             groups.advance_processing_time(now)?;
             groups.advance_watermark(watermark)
         }
@@ -279,5 +311,32 @@ async fn collect_side_input(
     }
     let ready = compute(total, move || Ok(Arc::new(builder.finish()))).await?;
     let _ = reports.send(Report::SideInput { collection, ready }).await;
+    Ok(())
+}
+
+/// Answers each ask with what there is then.
+async fn collect_live_side_input(
+    collection: CollectionId,
+    mut live: LiveSideInput,
+    mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    reports: mpsc::Sender<Report>,
+) -> Result<(), Fault> {
+    while let Some(ask) = asks.recv().await {
+        match ask {
+            AskSideInput::Add(blocks) => {
+                live = compute(size(&blocks), move || {
+                    live.add(blocks.iter().map(|block| &block.data))?;
+                    Ok(live)
+                })
+                .await?;
+            }
+            AskSideInput::Advance(watermark) => live.advance_watermark(watermark),
+            AskSideInput::Seal => live.advance_watermark(EventTime::MAX),
+        }
+        let snapshot = Arc::new(live.snapshot());
+        if reports.send(Report::LiveSideInput { collection, snapshot }).await.is_err() {
+            break;
+        }
+    }
     Ok(())
 }

@@ -9,10 +9,19 @@ use crate::plan::{Collection, KeyedStage};
 use crate::runner_transforms::elements::Elements;
 use crate::runner_transforms::malformed;
 
-/// Whether a window, and the time for which it waits for late elements, were over before `watermark`.
+/// When nothing more can come for a window: its end, and the time for which it waits for what is late.
+pub(super) fn expiry(stage: &KeyedStage, window: &[u8]) -> EventTime {
+    end(stage, window).saturating_add(stage.allowed_lateness)
+}
+
+/// The last event time in a window; if only the SDK knows it, that of the global window.
+pub(super) fn end(stage: &KeyedStage, window: &[u8]) -> EventTime {
+    stage.window_coder.max_timestamp_of_window(window).unwrap_or(EventTime::GLOBAL_WINDOW_MAX)
+}
+
+/// Whether nothing more could come for a window before `watermark`.
 pub(super) fn has_expired(stage: &KeyedStage, window: &[u8], watermark: EventTime) -> bool {
-    let end = stage.window_coder.max_timestamp_of_window(window).unwrap_or(EventTime::GLOBAL_WINDOW_MAX);
-    end.saturating_add(stage.allowed_lateness) < watermark
+    expiry(stage, window) < watermark
 }
 
 /// Leaves out what belongs only to windows that have expired, and counts it by window.

@@ -5,8 +5,10 @@
 //! one channel.
 
 mod attempt;
+mod await_side_inputs;
 mod collectors;
 mod late;
+mod merging;
 mod state;
 mod test_stream;
 mod timers;
@@ -30,15 +32,16 @@ use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::JobMetrics;
-use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
+use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
 };
+use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
-use collectors::{Collector, Collectors, SideInputCollector};
+use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
 
 /// How long callbacks of committed bundles may take once the job is over.
@@ -97,6 +100,7 @@ impl Progress {
 enum Report {
     Attempt { bundle: BundleId, attempt: Attempt, result: attempt::Outcome },
     SideInput { collection: CollectionId, ready: Arc<SideInput> },
+    LiveSideInput { collection: CollectionId, snapshot: Arc<Snapshot> },
     Event(EngineEvent<Bytes>),
 }
 
@@ -121,6 +125,7 @@ pub async fn run(execution: Execution) -> Outcome {
         reports,
         stages,
         side_inputs: state::Views::default(),
+        live: LiveViews::new(),
         states: HashMap::new(),
         caches: HashMap::new(),
         uncommitted: HashMap::new(),
@@ -147,6 +152,8 @@ struct StageWorkers {
     ordinary: Arc<dyn StageBundleFactory>,
     /// Truncates restrictions before it processes them; there if some may never end.
     drain: Option<Arc<dyn StageBundleFactory>>,
+    /// Merges the windows of its state and timers; there if only the SDK can.
+    merge: Option<Arc<dyn StageBundleFactory>>,
 }
 
 impl StageWorkers {
@@ -157,18 +164,23 @@ impl StageWorkers {
             | Node::TestStream(_)
             | Node::GroupByKey { .. }
             | Node::Flatten { .. }
-            | Node::Redistribute { .. } => None,
+            | Node::Redistribute { .. }
+            | Node::AwaitSideInputs { .. } => None,
         });
         let workers_of = |stage: &Stage| Self {
             ordinary: workers.stage(stage.spec.clone()),
             drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
+            merge: stage.keyed.as_ref().and_then(|keyed| match &keyed.merging {
+                Merging::Never | Merging::Sessions => None,
+                Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
+            }),
         };
         stages.map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
-    fn factory(&self, draining: bool) -> Arc<dyn StageBundleFactory> {
+    fn of_bundle(&self, draining: bool) -> attempt::Workers {
         let drain = self.drain.as_ref().filter(|_| draining);
-        drain.unwrap_or(&self.ordinary).clone()
+        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
     }
 }
 
@@ -180,6 +192,8 @@ struct Job {
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, StageWorkers>,
     side_inputs: state::Views,
+    /// Those of them that go on changing, as they are now.
+    live: LiveViews,
     /// The committed user state of each stage that has some.
     states: HashMap<NodeId, Arc<StateStore>>,
     /// What workers know of it.
@@ -241,6 +255,11 @@ impl Job {
                 self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
             }
+            Report::LiveSideInput { collection, snapshot } => {
+                self.side_inputs.publish(collection, snapshot.clone());
+                self.live.insert(collection, snapshot);
+                EngineEvent::SideInputUpdated { collection }
+            }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
                 let attempt::Done { outputs, residuals, timers, state, cache, result } = done;
                 let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
@@ -276,17 +295,18 @@ impl Job {
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
-                EngineAction::Collect { node, blocks, now } => {
-                    self.collector(node, |collector| collector.add(blocks, now))
-                }
+                EngineAction::Collect { node, blocks, now } => self.collector(node, What::Add(blocks, now)),
                 EngineAction::Advance { node, watermark, now } => {
-                    self.collector(node, |collector| collector.advance(watermark, now))
+                    self.collector(node, What::Advance(watermark, now))
                 }
                 EngineAction::AddToSideInput { collection, blocks } => {
                     self.side_input(collection, |side_input| side_input.add(blocks))
                 }
                 EngineAction::SealSideInput { collection } => {
                     self.side_input(collection, SideInputCollector::seal)
+                }
+                EngineAction::AdvanceSideInput { collection, watermark } => {
+                    self.side_input(collection, |side_input| side_input.advance(watermark))
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
@@ -296,12 +316,25 @@ impl Job {
         None
     }
 
-    fn collector(&mut self, node: NodeId, ask: impl FnOnce(&Collector)) {
+    fn collector(&mut self, node: NodeId, what: What) {
         let plan = self.execution.plan.clone();
         if let Some(collector) =
             self.collectors.collector(node, &plan, &self.execution.workers, &mut self.tasks)
         {
-            ask(collector);
+            let views = match &plan.nodes[node.0] {
+                // Bundles of what it lets go see these or later ones.
+                Node::AwaitSideInputs { side_inputs, .. } => {
+                    let live = |side: &StageSideInput| self.live.get_key_value(&side.collection);
+                    side_inputs.iter().filter_map(live).map(|(id, view)| (*id, view.clone())).collect()
+                }
+                Node::Impulse { .. }
+                | Node::TestStream(_)
+                | Node::Stage(_)
+                | Node::GroupByKey { .. }
+                | Node::Flatten { .. }
+                | Node::Redistribute { .. } => LiveViews::new(),
+            };
+            collector.ask(what, views);
         }
     }
 
@@ -320,10 +353,19 @@ impl Job {
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
     }
 
+    fn side_inputs_version(&self, stage: &Stage) -> Option<u64> {
+        let global = stage.side_inputs.iter().filter(|side| side.map_windows.is_none());
+        // Each only ever grows.
+        global
+            .filter_map(|side| self.live.get(&side.collection))
+            .map(|view| view.version())
+            .reduce(u64::wrapping_add)
+    }
+
     fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, mut content: Content) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
-        let Some(factory) = self.stages.get(&node).map(|stage| stage.factory(content.draining)) else {
+        let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
             return;
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
@@ -331,7 +373,9 @@ impl Job {
             let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
             Arc::new(self.states.entry(node).or_insert_with(store).begin())
         });
-        let cache = stage.keyed.as_ref().map(|_| {
+        // When windows merge their state is put together here, and workers do not learn of it.
+        let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
+        let cache = cached.map(|_| {
             let partitions = std::mem::take(&mut content.partitions);
             Arc::new(self.caches.entry(node).or_default().begin(partitions))
         });
@@ -348,11 +392,12 @@ impl Job {
             state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
             inject: self.execution.inject,
             requests,
+            side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
-            let result = run.run(factory.as_ref()).await;
+            let result = run.run(&workers).await;
             if let (Err(_), Some(cache)) = (&result, &cache) {
                 cache.discard();
             }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, Stage};
 use crate::ports::{CacheToken, StateHandler, StateKey, StatePage};
-use crate::runner_transforms::side_input::{Question, SideInput};
+use crate::runner_transforms::side_input::{Question, SideInputView};
 use crate::state::{BundleState, CacheUse};
 
 /// Everything that a bundle of a stage may ask for.
@@ -66,13 +66,13 @@ pub(super) struct Views {
 /// workers may keep what they know of it.
 #[derive(Clone)]
 struct View {
-    content: Arc<SideInput>,
+    content: Arc<dyn SideInputView>,
     number: u64,
 }
 
 impl Views {
     /// From now on this is what the collection has.
-    pub(super) fn publish(&mut self, collection: CollectionId, content: Arc<SideInput>) {
+    pub(super) fn publish(&mut self, collection: CollectionId, content: Arc<dyn SideInputView>) {
         self.published += 1;
         self.views.insert(collection, View { content, number: self.published });
     }
@@ -95,7 +95,7 @@ impl SideInputs {
         Self { by_tag, stage: stage.spec.name.clone() }
     }
 
-    fn view(&self, transform: &str, tag: &str) -> Result<&SideInput, Fault> {
+    fn view(&self, transform: &str, tag: &str) -> Result<&dyn SideInputView, Fault> {
         let view = self.by_tag.get(transform).and_then(|tags| tags.get(tag));
         view.map(|view| view.content.as_ref()).ok_or_else(|| {
             Fault::environment(format!(

@@ -1,5 +1,8 @@
 //! Whole small jobs on workers that are closures.
 
+mod live_side_inputs;
+mod streaming;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
@@ -10,8 +13,8 @@ use beam_model::coders::windowed_value::read_header;
 
 use super::*;
 use crate::fault::Blame;
-use crate::plan::KeyedStage;
 use crate::plan::testing::PlanBuilder;
+use crate::plan::{KeyedStage, Merging};
 use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
@@ -320,6 +323,7 @@ async fn what_a_failed_attempt_has_left_in_a_workers_cache_is_not_used() {
     builder.last_stage().keyed = Some(KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: Merging::Never,
         families: Vec::new(),
         states: Vec::new(),
         time_sorted: false,

@@ -4,12 +4,12 @@ use std::collections::HashSet;
 
 use beam_model::coders::windowed_value::Windows;
 use beam_model::coders::{PaneInfo, Timer as EncodedTimer, TimerAction};
-use beam_model::time::EventTime;
 use bytes::{Buf, Bytes};
 
-use crate::engine::{Timer, TimerChange, TimerId};
+use super::late;
+use crate::engine::{Timer, TimerChange, TimerId, TimerWindow};
 use crate::fault::Fault;
-use crate::plan::{Collection, KeyedStage, TimerFamily, TimerKind};
+use crate::plan::{Collection, KeyedStage, TimerKind};
 use crate::ports::TimerBlock;
 use crate::runner_transforms::elements::{Elements, partition_of};
 
@@ -24,17 +24,18 @@ pub(super) fn changes(stage: &KeyedStage, blocks: Vec<TimerBlock>) -> Result<Vec
                 block.family_id, block.transform_id
             )));
         };
-        read_block(index, &stage.families[index], block.timers, &mut changes)?;
+        read_block(stage, index, block.timers, &mut changes)?;
     }
     Ok(changes)
 }
 
 fn read_block(
+    stage: &KeyedStage,
     family: usize,
-    spec: &TimerFamily,
     mut timers: Bytes,
     changes: &mut Vec<TimerChange>,
 ) -> Result<(), Fault> {
+    let Some(spec) = stage.families.get(family) else { return Ok(()) };
     while !timers.is_empty() {
         let malformed = |error| {
             Fault::environment(format!(
@@ -57,6 +58,7 @@ fn read_block(
                 TimerAction::Set { fire_timestamp, hold_timestamp, pane } => TimerChange::Set {
                     partition: partition_of(&id.key),
                     timer: Timer {
+                        expiry: late::expiry(stage, &id.window),
                         id,
                         fire: fire_timestamp,
                         hold: hold_timestamp,
@@ -70,51 +72,50 @@ fn read_block(
     Ok(())
 }
 
-/// For a stage that acts on window expiration: the timers for each key and window among the elements.
+/// For a stage that acts on window expiration: the timers for each key and window among the elements, and for
+/// `others`.
 pub(super) fn expirations(
     stage: &KeyedStage,
     collection: &Collection,
     blocks: &[Bytes],
+    others: Vec<(Bytes, Bytes)>,
 ) -> Result<Vec<TimerChange>, Fault> {
     let families = stage.families.iter().enumerate();
     let expiring: Vec<_> =
         families.filter(|(_, family)| family.kind == TimerKind::Expiration).map(|(index, _)| index).collect();
-    let mut seen = HashSet::new();
     let mut changes = Vec::new();
     if expiring.is_empty() {
         return Ok(changes);
     }
+    let mut seen = HashSet::new();
+    let mut add = |key: Bytes, window: Bytes| {
+        if seen.insert((key.clone(), window.clone())) {
+            changes.extend(expiring.iter().map(|family| expiration(stage, *family, &key, &window)));
+        }
+    };
     for block in blocks {
         for element in Elements::new(collection, block.clone()) {
             let element = element?;
             let key = Bytes::copy_from_slice(element.key()?);
-            for window in element.windows()? {
-                if !seen.insert((key.clone(), window.clone())) {
-                    continue;
-                }
-                let end = stage
-                    .window_coder
-                    .max_timestamp_of_window(&window)
-                    .unwrap_or(EventTime::GLOBAL_WINDOW_MAX);
-                for family in &expiring {
-                    let id = TimerId {
-                        family: *family,
-                        key: key.clone(),
-                        window: window.clone(),
-                        tag: Bytes::new(),
-                    };
-                    let timer = Timer {
-                        id,
-                        fire: end.saturating_add(stage.allowed_lateness),
-                        hold: end,
-                        pane: Bytes::from_static(PaneInfo::NO_FIRING_ENCODED),
-                    };
-                    changes.push(TimerChange::Set { partition: partition_of(&key), timer });
-                }
-            }
+            element.windows()?.into_iter().for_each(|window| add(key.clone(), window));
         }
     }
+    others.into_iter().for_each(|(key, window)| add(key, window));
     Ok(changes)
+}
+
+fn expiration(stage: &KeyedStage, family: usize, key: &Bytes, window: &Bytes) -> TimerChange {
+    let TimerWindow { window, end, expiry } = window_of(stage, window);
+    let id = TimerId { family, key: key.clone(), window, tag: Bytes::new() };
+    // It holds to when the window ends, not to when it stops to wait for what is late.
+    let timer =
+        Timer { id, fire: expiry, hold: end, expiry, pane: Bytes::from_static(PaneInfo::NO_FIRING_ENCODED) };
+    TimerChange::Set { partition: partition_of(key), timer }
+}
+
+/// A window with its times.
+pub(super) fn window_of(stage: &KeyedStage, window: &Bytes) -> TimerWindow {
+    TimerWindow { window: window.clone(), end: late::end(stage, window), expiry: late::expiry(stage, window) }
 }
 
 /// Encodes timers that fire, in order; a block for each run of one family.

@@ -12,7 +12,7 @@ use crate::fault::Fault;
 use crate::graph::{
     Network, PrimitiveKind, QueryablePipeline, distinct, main_input, pardo_payload, side_inputs,
 };
-use crate::plan::is_keyed;
+use crate::plan::{is_keyed, is_live};
 
 /// Transforms that a worker executes together on the elements of one PCollection.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -161,7 +161,13 @@ impl<'a> GreedyPipelineFuser<'a> {
         // State is by key, so the runner has to see the keys; and input that is to be the same in every
         // attempt must have been committed.
         let payload = pardo_payload(transform).ok().flatten();
+        // An element waits until its windows of such a side input are ready, so the runner has to see them.
+        let awaits = side_inputs(transform)
+            .keys()
+            .filter_map(|tag| transform.inputs.get(tag))
+            .any(|pcollection| is_live(self.pipeline, pcollection));
         processes_restrictions
+            || awaits
             || payload.is_some_and(|payload| is_keyed(&payload) || payload.requires_stable_input)
     }
 

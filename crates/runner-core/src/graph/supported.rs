@@ -1,12 +1,13 @@
 //! What the native engine cannot run yet, by transform.
 
+use beam_model::pipeline::state_spec::Spec;
 use beam_model::pipeline::{PTransform, ParDoPayload, merge_status};
 use beam_model::urns::standard_coders;
 
 use super::QueryablePipeline;
 use super::primitive::{self, PrimitiveKind};
 use crate::backend::Refusal;
-use crate::plan::{Firing, Unfit, is_keyed};
+use crate::plan::{Firing, Unfit, is_keyed, is_pythons};
 
 /// Names each primitive that asks for what the native engine has not got.
 pub fn unsupported(pipeline: &QueryablePipeline) -> Refusal {
@@ -50,13 +51,21 @@ fn pardo(
         return;
     }
     if !payload.restriction_coder_id.is_empty() {
-        refusal.unsupported(name, "is splittable and uses state or timers");
+        // What it reads are pairs of elements and restrictions. The Java SDK makes no such transform; Python and
+        // Go workers write the keys of its state with the coder of the pair, which cannot write them.
+        let why = "is splittable and uses state or timers, which SDK workers cannot do at once; \
+                   make it two: a splittable one, and one with state after it";
+        refusal.unsupported(name, why);
     }
     let Some((_, input)) = primitive::main_input(transform) else { return };
     if let Ok(strategy) = pipeline.windowing_strategy(input)
         && strategy.merge_status() == merge_status::Enum::NeedsMerge
+        && !is_pythons(pipeline, strategy)
+        && payload.state_specs.values().any(|state| matches!(state.spec, Some(Spec::CombiningSpec(_))))
     {
-        refusal.unsupported(name, "uses state or timers in windows that merge");
+        // Merged windows leave several accumulators, as Python does itself; others read the first and no more.
+        let why = "has a combining state in windows that merge, of which its SDK would read but a part";
+        refusal.unsupported(name, why);
     }
     let coder = pipeline.pcollection(input).and_then(|pcollection| pipeline.coder(&pcollection.coder_id));
     if coder.is_ok_and(|coder| coder.spec.as_ref().is_none_or(|spec| spec.urn != standard_coders::KV)) {

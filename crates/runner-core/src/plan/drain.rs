@@ -104,7 +104,8 @@ mod tests {
             | Node::TestStream(_)
             | Node::GroupByKey { .. }
             | Node::Flatten { .. }
-            | Node::Redistribute { .. } => None,
+            | Node::Redistribute { .. }
+            | Node::AwaitSideInputs { .. } => None,
         })
     }
 

@@ -9,6 +9,7 @@ use beam_model::urns::standard_user_state_types;
 use prost::Message;
 
 use super::coders::WireCoders;
+use super::windows::{self, Merging};
 use crate::fault::Fault;
 use crate::fusion::ExecutableStage;
 use crate::graph::{QueryablePipeline, main_input, pardo_payload};
@@ -20,6 +21,8 @@ pub struct KeyedStage {
     /// The transform whose state it is, and the coder of its windows.
     pub transform: String,
     pub window_coder: Arc<Coder>,
+    /// How windows with state and timers merge.
+    pub merging: Merging,
     pub families: Vec<TimerFamily>,
     pub states: Vec<UserState>,
     /// `requires_time_sorted_input`: a key's elements are to come in the order of their time.
@@ -76,9 +79,13 @@ pub(super) fn keyed_stage(
         let coder = wire.wire(&spec.timer_family_coder_id)?;
         families.push(TimerFamily { id: id.clone(), kind, coder: Arc::new(wire.resolve(&coder)?) });
     }
+    // Without state and timers it is all the same in which window an element is until it is grouped.
+    let by_window = !payload.state_specs.is_empty() || !payload.timer_family_specs.is_empty();
+    let merging = if by_window { windows::merging(pipeline, wire, root, strategy)? } else { Merging::Never };
     Ok(Some(KeyedStage {
         transform: root.clone(),
         window_coder: Arc::new(wire.resolve(&window)?),
+        merging,
         families,
         states: user_states(wire, root, &payload),
         time_sorted: payload.requires_time_sorted_input,
@@ -91,9 +98,10 @@ fn user_states(wire: &WireCoders, transform: &str, payload: &ParDoPayload) -> Ve
     let states = payload.state_specs.iter().filter_map(|(id, spec)| {
         let protocol = spec.protocol.as_ref().map_or("", |protocol| &protocol.urn);
         let kind = match spec.spec.as_ref()? {
+            Spec::ReadModifyWriteSpec(_) => UserStateKind::Value,
             // How it is asked for counts, not what it is to the user: Python keeps its sets in bags.
             _ if protocol == standard_user_state_types::BAG => UserStateKind::Bag,
-            Spec::ReadModifyWriteSpec(_) | Spec::BagSpec(_) | Spec::CombiningSpec(_) => UserStateKind::Bag,
+            Spec::BagSpec(_) | Spec::CombiningSpec(_) => UserStateKind::Bag,
             Spec::MapSpec(_) | Spec::SetSpec(_) => UserStateKind::Multimap(MapValues::One),
             Spec::MultimapSpec(multimap) => {
                 // Only reading all entries at once needs it; that says so if it is not known.

@@ -5,9 +5,11 @@
 //! worker's own business.
 
 mod coders;
+mod counts;
 mod descriptor;
 mod drain;
 mod keyed;
+mod side_inputs;
 mod test_stream;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -24,6 +26,8 @@ use beam_model::pipeline::{Components, is_bounded};
 use beam_model::urns::standard_side_input_types;
 
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
+pub(crate) use side_inputs::is_live;
+pub use side_inputs::{Contents, LiveView, Ready};
 pub(crate) use test_stream::TestStreamElements;
 pub use test_stream::{
     BadTestStreamElement, BadTestStreamEvent, TestStream, TestStreamEvent, TestStreamReader, TestStreamSource,
@@ -32,6 +36,7 @@ pub use text::{PlanError, plan_dot, plan_text};
 pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
 };
+pub(crate) use windows::is_pythons;
 pub use windows::{Grouping, MapStage, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;
@@ -81,6 +86,8 @@ pub struct Collection {
     pub timed: bool,
     /// How it is read as a side input; empty if it is not.
     pub side_input_patterns: Vec<AccessPattern>,
+    /// There if stages that read it as a side input do so while it goes on changing.
+    pub live: Option<LiveView>,
 }
 
 /// Whether blocks of a collection may hold several elements.
@@ -122,6 +129,14 @@ pub enum Node {
         input: CollectionId,
         output: CollectionId,
     },
+    /// Hands each element on when its windows of live side inputs are ready.
+    AwaitSideInputs {
+        input: CollectionId,
+        output: CollectionId,
+        side_inputs: Vec<StageSideInput>,
+        /// Of the stage that reads them.
+        name: String,
+    },
 }
 
 /// A fused stage.
@@ -146,6 +161,8 @@ pub struct Stage {
     pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
+    /// The PCollection that it reads, if that is not counted here.
+    pub counted_elsewhere: Option<String>,
 }
 
 /// A side input as a worker asks for it.
@@ -165,7 +182,8 @@ impl Node {
             Node::Impulse { output }
             | Node::GroupByKey { output, .. }
             | Node::Flatten { output, .. }
-            | Node::Redistribute { output, .. } => vec![*output],
+            | Node::Redistribute { output, .. }
+            | Node::AwaitSideInputs { output, .. } => vec![*output],
             Node::TestStream(stream) => stream.outputs.values().copied().collect(),
             Node::Stage(stage) => stage.sinks.values().copied().collect(),
         }
@@ -176,8 +194,22 @@ impl Node {
         match self {
             Node::Impulse { .. } | Node::TestStream(_) => Vec::new(),
             Node::Stage(stage) => vec![stage.input],
-            Node::GroupByKey { input, .. } | Node::Redistribute { input, .. } => vec![*input],
+            Node::GroupByKey { input, .. }
+            | Node::Redistribute { input, .. }
+            | Node::AwaitSideInputs { input, .. } => vec![*input],
             Node::Flatten { inputs, .. } => inputs.clone(),
+        }
+    }
+
+    fn side_inputs(&self) -> &[StageSideInput] {
+        match self {
+            Node::Stage(stage) => &stage.side_inputs,
+            Node::AwaitSideInputs { side_inputs, .. } => side_inputs,
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::GroupByKey { .. }
+            | Node::Flatten { .. }
+            | Node::Redistribute { .. } => &[],
         }
     }
 }
@@ -218,7 +250,9 @@ pub fn plan(
         nodes.push(planner.stage(index, stage)?);
     }
     let Planner { mut collections, environments, transform_names, .. } = planner;
-    let nodes = in_order(nodes, collections.len());
+    let mut nodes = in_order(nodes, collections.len());
+    counts::count_once(&mut nodes, &collections);
+    let nodes = side_inputs::await_live_side_inputs(nodes, &mut collections);
     cut_before_handing_on(&nodes, &mut collections);
     Ok(ExecutionPlan { nodes, collections, environments, streaming, transform_names })
 }
@@ -250,6 +284,7 @@ impl Planner<'_> {
             by_key: false,
             timed: self.streaming,
             side_input_patterns: Vec::new(),
+            live: None,
         };
         self.collections.push(collection);
         let index = CollectionId(self.collections.len() - 1);
@@ -333,10 +368,12 @@ impl Planner<'_> {
                 Fault::runner(format!("{name}: side input access {:?} is not known", side.access_pattern))
             })?;
             let collection = self.collection(&side.pcollection)?;
-            if let Some(known) = self.collections.get_mut(collection.0)
-                && !known.side_input_patterns.contains(&pattern)
-            {
-                known.side_input_patterns.push(pattern);
+            let live = self.live_view(&side.pcollection)?;
+            if let Some(known) = self.collections.get_mut(collection.0) {
+                known.live = live;
+                if !known.side_input_patterns.contains(&pattern) {
+                    known.side_input_patterns.push(pattern);
+                }
             }
             let map_windows = windows::map_stage(self.pipeline, &mut self.wire, &side.transform, &side.tag)?;
             side_inputs.push(StageSideInput {
@@ -348,6 +385,16 @@ impl Planner<'_> {
             });
         }
         Ok(side_inputs)
+    }
+
+    /// `None`: all of the PCollection will be there, and is waited for.
+    fn live_view(&self, pcollection: &str) -> Result<Option<LiveView>, Fault> {
+        if !is_live(self.pipeline, pcollection) {
+            return Ok(None);
+        }
+        let view = LiveView::of(self.pipeline.windowing_strategy(pcollection)?);
+        let view = view.map_err(|unfit| Fault::runner(format!("side input {pcollection}: {unfit}")))?;
+        Ok(Some(view))
     }
 
     fn stage(&mut self, index: usize, stage: &ExecutableStage) -> Result<Node, Fault> {
@@ -388,6 +435,7 @@ impl Planner<'_> {
             restriction_reader,
             drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
+            counted_elsewhere: None,
         })))
     }
 }
@@ -409,11 +457,8 @@ fn in_order(nodes: Vec<Node>, collections: usize) -> Vec<Node> {
     while !waiting.is_empty() {
         let before = ordered.len();
         let (ready, rest): (Vec<_>, Vec<_>) = waiting.into_iter().partition(|node| {
-            let side = match node {
-                Node::Stage(stage) => stage.side_inputs.iter().map(|side| side.collection).collect(),
-                _ => Vec::new(),
-            };
-            node.inputs().iter().chain(&side).all(|input| made[input.0])
+            let side = node.side_inputs().iter().map(|side| side.collection);
+            node.inputs().into_iter().chain(side).all(|input| made[input.0])
         });
         for node in &ready {
             for output in node.outputs() {
@@ -445,7 +490,12 @@ fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
                     }
                 }
             }
-            Node::Impulse { .. } | Node::TestStream(_) | Node::Stage(_) | Node::GroupByKey { .. } => {}
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::Stage(_)
+            | Node::GroupByKey { .. }
+            // It cuts anew what it has held back.
+            | Node::AwaitSideInputs { .. } => {}
         }
     }
 }

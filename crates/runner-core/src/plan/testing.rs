@@ -7,9 +7,11 @@ use beam_model::coders::Coder;
 use beam_model::fn_execution::ProcessBundleDescriptor;
 use beam_model::pipeline::Environment;
 
+use super::test_stream::TestStreamElements;
 use super::{
     AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
-    Merging, Node, OutputTime, Stage, StageSideInput,
+    LiveView, Merging, Node, OutputTime, Stage, StageSideInput, TestStream, TestStreamEvent,
+    TestStreamSource,
 };
 use crate::ports::StageSpec;
 
@@ -44,6 +46,7 @@ impl PlanBuilder {
             by_key: false,
             timed: false,
             side_input_patterns: Vec::new(),
+            live: None,
         });
         id
     }
@@ -52,6 +55,27 @@ impl PlanBuilder {
         let output = self.collection(Coder::Bytes);
         self.plan.nodes.push(Node::Impulse { output });
         output
+    }
+
+    /// A TestStream with this many outputs; their tags are `out0`, `out1`, ….
+    pub(crate) fn test_stream(&mut self, outputs: usize) -> Vec<CollectionId> {
+        let made: Vec<_> = (0..outputs).map(|_| self.collection(key_value())).collect();
+        self.plan.nodes.push(Node::TestStream(Box::new(TestStream {
+            name: "TestStream".to_owned(),
+            outputs: made.iter().enumerate().map(|(n, id)| (format!("out{n}"), *id)).collect(),
+            events: TestStreamSource::Listed(Vec::new()),
+            elements: TestStreamElements::of("none", &BTreeMap::new()),
+        })));
+        made
+    }
+
+    /// Lists the events of the TestStream that was added last.
+    pub(crate) fn play(&mut self, events: Vec<TestStreamEvent>) {
+        let stream = self.plan.nodes.iter_mut().rev().find_map(|node| match node {
+            Node::TestStream(stream) => Some(stream),
+            _ => None,
+        });
+        stream.expect("the plan has a TestStream").events = TestStreamSource::Listed(events);
     }
 
     /// A stage with this many outputs. Its sinks are `sink0`, `sink1`, …; its source is `source`.
@@ -95,6 +119,7 @@ impl PlanBuilder {
             restriction_reader: None,
             drain: None,
             keyed: None,
+            counted_elsewhere: None,
         })));
         made
     }
@@ -107,6 +132,14 @@ impl PlanBuilder {
         }
     }
 
+    /// How the GroupByKey that was added last groups.
+    pub(crate) fn last_grouping(&mut self) -> &mut Grouping {
+        match self.plan.nodes.last_mut() {
+            Some(Node::GroupByKey { grouping, .. }) => grouping,
+            other => panic!("the last node is no GroupByKey but {other:?}"),
+        }
+    }
+
     pub(crate) fn group(&mut self, input: CollectionId) -> CollectionId {
         let output = self.collection(Coder::Kv(
             Box::new(Coder::Bytes),
@@ -115,6 +148,15 @@ impl PlanBuilder {
         let grouping = Box::new(grouping(Coder::GlobalWindow));
         self.plan.nodes.push(Node::GroupByKey { input, output, grouping, name: "Group".to_owned() });
         output
+    }
+
+    /// Has stages read this collection as a side input while it goes on changing, in a job without an end.
+    /// Orders the nodes anew.
+    pub(crate) fn live(&mut self, side: CollectionId, view: LiveView) {
+        self.plan.streaming = true;
+        self.plan.collections[side.0].live = Some(view);
+        let nodes = std::mem::take(&mut self.plan.nodes);
+        self.plan.nodes = super::side_inputs::await_live_side_inputs(nodes, &mut self.plan.collections);
     }
 
     pub(crate) fn flatten(&mut self, inputs: &[CollectionId]) -> CollectionId {

@@ -20,6 +20,7 @@ fn title(node: &Node) -> (&'static str, &str) {
         Node::GroupByKey { name, .. } => ("group by key", name),
         Node::Flatten { .. } => ("flatten", ""),
         Node::Redistribute { .. } => ("redistribute", ""),
+        Node::AwaitSideInputs { name, .. } => ("await side inputs of", name),
     }
 }
 
@@ -74,6 +75,11 @@ fn details(text: &mut String, plan: &ExecutionPlan, node: &Node) {
             let _ = writeln!(text, "  plays  {}", events_text(&stream.events));
             for (tag, output) in stream.outputs.iter().filter(|_| stream.outputs.len() > 1) {
                 let _ = writeln!(text, "  tags   {} as {tag}", name_of(plan, *output));
+            }
+        }
+        Node::AwaitSideInputs { side_inputs, .. } => {
+            for side in side_inputs {
+                let _ = writeln!(text, "  awaits {}", name_of(plan, side.collection));
             }
         }
         Node::Impulse { .. } | Node::Flatten { .. } | Node::Redistribute { .. } => {}

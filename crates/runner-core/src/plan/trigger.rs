@@ -200,6 +200,23 @@ impl Trigger {
         parts.iter().map(Self::of).collect()
     }
 
+    /// Whether it may fire before the window's end.
+    pub fn may_fire_early(&self) -> bool {
+        match self {
+            Self::Default | Self::Never => false,
+            Self::Always
+            | Self::ElementCount(_)
+            | Self::AfterProcessingTime(_)
+            | Self::AfterSynchronizedProcessingTime => true,
+            Self::AfterEndOfWindow { early, .. } => early.is_some(),
+            Self::AfterAll(parts) => parts.iter().all(Self::may_fire_early),
+            Self::AfterAny(parts) => parts.iter().any(Self::may_fire_early),
+            Self::AfterEach(parts) => parts.first().is_some_and(Self::may_fire_early),
+            Self::Repeat(part) => part.may_fire_early(),
+            Self::OrFinally { main, finally } => main.may_fire_early() || finally.may_fire_early(),
+        }
+    }
+
     /// Whether this trigger waits for the end of the window, and so has a pane to make there even if
     /// nothing new is in it.
     pub fn has_on_time_pane(&self) -> bool {

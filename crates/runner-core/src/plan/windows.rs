@@ -91,21 +91,7 @@ pub(super) fn grouping(
         output_time::Enum::LatestInPane => OutputTime::Latest,
         output_time::Enum::EndOfWindow | output_time::Enum::Unspecified => OutputTime::EndOfWindow,
     };
-    let sessions = strategy
-        .window_fn
-        .as_ref()
-        .is_some_and(|window_fn| window_fn.urn == session_windows_payload::PROPERTIES);
-    let merging = match strategy.merge_status() {
-        merge_status::Enum::NeedsMerge if sessions && window_coder == Coder::IntervalWindow => {
-            Merging::Sessions
-        }
-        merge_status::Enum::NeedsMerge => {
-            Merging::BySdk(Arc::new(merge_stage(pipeline, wire, transform, &strategy, &window)?))
-        }
-        merge_status::Enum::Unspecified
-        | merge_status::Enum::NonMerging
-        | merge_status::Enum::AlreadyMerged => Merging::Never,
-    };
+    let merging = merging(pipeline, wire, transform, &strategy)?;
     let mut firing = Firing::of(&strategy)
         .map_err(|unfit| Fault::runner(format!("{}: {unfit}", pipeline.name(transform))))?;
     if is_pythons(pipeline, &strategy) {
@@ -124,8 +110,31 @@ pub(super) fn grouping(
     })
 }
 
+/// How windows of a transform's input merge.
+pub(super) fn merging(
+    pipeline: &QueryablePipeline,
+    wire: &mut WireCoders,
+    transform: &str,
+    strategy: &WindowingStrategy,
+) -> Result<Merging, Fault> {
+    let window_fn = strategy.window_fn.as_ref();
+    let sessions = window_fn.is_some_and(|it| it.urn == session_windows_payload::PROPERTIES);
+    let window = wire.wire(&strategy.window_coder_id)?;
+    Ok(match strategy.merge_status() {
+        merge_status::Enum::NeedsMerge if sessions && wire.resolve(&window)? == Coder::IntervalWindow => {
+            Merging::Sessions
+        }
+        merge_status::Enum::NeedsMerge => {
+            Merging::BySdk(Arc::new(merge_stage(pipeline, wire, transform, strategy, &window)?))
+        }
+        merge_status::Enum::Unspecified
+        | merge_status::Enum::NonMerging
+        | merge_status::Enum::AlreadyMerged => Merging::Never,
+    })
+}
+
 /// Whether a strategy was written by the Python SDK.
-fn is_pythons(pipeline: &QueryablePipeline, strategy: &WindowingStrategy) -> bool {
+pub(crate) fn is_pythons(pipeline: &QueryablePipeline, strategy: &WindowingStrategy) -> bool {
     const PYTHON: &str = "beam:version:sdk_base:apache/beam_python";
     let environments = &pipeline.components.environments;
     let own = environments.get(&strategy.environment_id);
@@ -347,7 +356,8 @@ mod tests {
             | Node::TestStream(_)
             | Node::GroupByKey { .. }
             | Node::Flatten { .. }
-            | Node::Redistribute { .. } => None,
+            | Node::Redistribute { .. }
+            | Node::AwaitSideInputs { .. } => None,
         });
         stages.flatten().collect()
     }

@@ -83,6 +83,9 @@ pub struct RemoteBundle {
     pub outputs: Arc<dyn OutputReceiver>,
     /// What the bundle is asked while it runs.
     pub requests: BundleRequests,
+    /// There if side inputs in the global window go on changing: another number as soon as they have. A worker
+    /// that keeps what it has read of them for later bundles must not do so past that.
+    pub side_inputs_version: Option<u64>,
 }
 
 /// The elements for one data source of the stage.

@@ -62,6 +62,7 @@ pub(super) async fn ask(
             state: Arc::new(NoState { stage: spec.name.clone() }),
             outputs: output.clone(),
             requests: BundleRequests::none(),
+            side_inputs_version: None,
         };
         match factory.process(bundle).await {
             Ok(_) => return Ok(output.blocks()),

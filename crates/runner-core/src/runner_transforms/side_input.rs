@@ -13,14 +13,14 @@ use crate::plan::{AccessPattern, Collection};
 use crate::ports::StatePage;
 
 /// A page of an answer is at most about this large, in bytes, a single element aside.
-const PAGE_BYTES: usize = 1 << 20;
+pub(super) const PAGE_BYTES: usize = 1 << 20;
 
 /// Takes in the elements of a side input.
 pub struct SideInputBuilder {
     id: String,
     element: std::sync::Arc<Coder>,
     window: std::sync::Arc<Coder>,
-    iterable: Option<HashMap<Box<[u8]>, Pages>>,
+    iterable: Option<HashMap<Box<[u8]>, PageBuilder>>,
     multimap: Option<HashMap<Box<[u8]>, KeyValuesByKey>>,
 }
 
@@ -41,26 +41,48 @@ struct Multimap {
 
 #[derive(Default)]
 struct KeyValues {
-    pages: Pages,
+    pages: PageBuilder,
     count: u32,
+}
+
+/// Something that workers may ask for a PCollection.
+pub trait SideInputView: Send + Sync {
+    /// The page of an answer that `continuation` names; empty means the first.
+    ///
+    /// Errors: a continuation that was never given out.
+    fn get(&self, window: &[u8], question: Question<'_>, continuation: &[u8]) -> Result<StatePage, Fault>;
 }
 
 /// Encoded elements in pages, each of whole elements.
 #[derive(Default)]
-struct Pages {
+pub(super) struct PageBuilder {
     full: Vec<Bytes>,
     open: Vec<u8>,
 }
 
-impl Pages {
-    fn add(&mut self, element: &[u8]) {
+impl PageBuilder {
+    pub(super) fn add(&mut self, element: &[u8]) {
         self.open.extend_from_slice(element);
         if self.open.len() >= PAGE_BYTES {
             self.full.push(std::mem::take(&mut self.open).into());
         }
     }
 
-    fn finish(mut self) -> Vec<Bytes> {
+    /// Adds pages of whole elements; large ones stay as they are.
+    pub(super) fn extend(&mut self, pages: &[Bytes]) {
+        for page in pages {
+            if page.len() < PAGE_BYTES / 2 {
+                self.add(page);
+                continue;
+            }
+            if !self.open.is_empty() {
+                self.full.push(std::mem::take(&mut self.open).into());
+            }
+            self.full.push(page.clone());
+        }
+    }
+
+    pub(super) fn finish(mut self) -> Vec<Bytes> {
         if !self.open.is_empty() {
             self.full.push(self.open.into());
         }
@@ -132,7 +154,8 @@ impl SideInputBuilder {
 
 impl Multimap {
     fn new(map: KeyValuesByKey) -> Self {
-        let (mut keys, mut entries, mut values) = (Pages::default(), Pages::default(), HashMap::new());
+        let (mut keys, mut entries, mut values) =
+            (PageBuilder::default(), PageBuilder::default(), HashMap::new());
         for (key, of_key) in map {
             keys.add(&key);
             let pages = of_key.pages.finish();
@@ -154,16 +177,8 @@ pub enum Question<'a> {
     KeysAndValues,
 }
 
-impl SideInput {
-    /// The page of an answer that `continuation` names; empty means the first.
-    ///
-    /// Errors: a continuation that was never given out.
-    pub fn get(
-        &self,
-        window: &[u8],
-        question: Question<'_>,
-        continuation: &[u8],
-    ) -> Result<StatePage, Fault> {
+impl SideInputView for SideInput {
+    fn get(&self, window: &[u8], question: Question<'_>, continuation: &[u8]) -> Result<StatePage, Fault> {
         let none = Vec::new();
         let multimap = self.multimap.get(window);
         let pages = match question {
@@ -176,7 +191,7 @@ impl SideInput {
     }
 }
 
-fn page(pages: &[Bytes], continuation: &[u8]) -> Result<StatePage, Fault> {
+pub(super) fn page(pages: &[Bytes], continuation: &[u8]) -> Result<StatePage, Fault> {
     let bad = || Fault::environment("a worker asked for a page of a side input that there is not");
     let index = match continuation {
         [] => 0,

@@ -9,7 +9,7 @@ use super::bag::{self, BagWrites};
 use super::map::{Multimap, MultimapView, MultimapWrites};
 use super::ordered_list::{self, OrderedList, OrderedListWrites, Span};
 use super::store::{ByState, Cells, StateNumber, StateStore};
-use super::{MapValues, UserStateKind};
+use super::{MapValues, UserStateKind, WindowMerge};
 use crate::fault::Fault;
 use crate::ports::{StateHandler, StateKey, StatePage};
 
@@ -24,9 +24,17 @@ pub struct BundleState {
 struct Uncommitted {
     writes: Writes,
     bytes: u64,
+    windows: Vec<WindowChange>,
 }
 
 pub(super) type Writes = HashMap<Owner, CellWrites>;
+
+/// A key has a window, or has it no more.
+#[derive(Debug)]
+pub(super) enum WindowChange {
+    Open(Owner),
+    Close(Owner),
+}
 
 /// Whose state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -38,6 +46,8 @@ pub(super) struct Owner {
 /// What is written for a key in a window.
 #[derive(Default)]
 pub(super) struct CellWrites {
+    /// There if this takes the place of what is committed.
+    base: Option<Arc<Cells>>,
     bags: ByState<BagWrites>,
     multimaps: ByState<MultimapWrites>,
     ordered_lists: ByState<OrderedListWrites>,
@@ -50,9 +60,40 @@ impl BundleState {
 
     /// Makes all writes so far visible at once. Takes time by what was written, not by what is stored.
     pub fn commit(&self) {
-        let Uncommitted { writes, .. } = std::mem::take(&mut *self.uncommitted());
-        if !writes.is_empty() {
-            self.store.apply(writes);
+        let Uncommitted { writes, windows, .. } = std::mem::take(&mut *self.uncommitted());
+        if !writes.is_empty() || !windows.is_empty() {
+            self.store.apply(writes, windows);
+        }
+    }
+
+    /// The windows that a key has, as far as it is committed; in the order of their encodings. Only of stages
+    /// whose windows merge.
+    pub fn active_windows(&self, key: &[u8]) -> Vec<Bytes> {
+        self.store.active_windows(key)
+    }
+
+    /// A key has this window from now on.
+    pub fn open_window(&self, key: &Bytes, window: &Bytes) {
+        let owner = Owner { window: window.clone(), key: key.clone() };
+        self.uncommitted().windows.push(WindowChange::Open(owner));
+    }
+
+    /// Makes one of windows of a key. To be called with all such merges of a key at once, before anything is
+    /// written: what is merged is what is committed.
+    ///
+    /// The state of all parts becomes that of the result: what they hold together, in their order. Where there
+    /// can be but one value (a value state, a key of a map) it is that of the last part that has one.
+    pub fn merge_windows(&self, key: &Bytes, merges: &[WindowMerge]) {
+        let owner = |window: &Bytes| Owner { window: window.clone(), key: key.clone() };
+        let results: Vec<_> = merges.iter().map(|merge| self.store.merged_cells(key, &merge.parts)).collect();
+        let mut uncommitted = self.uncommitted();
+        for part in merges.iter().flat_map(|merge| &merge.parts) {
+            uncommitted.windows.push(WindowChange::Close(owner(part)));
+            uncommitted.writes.insert(owner(part), CellWrites::over(Arc::default()));
+        }
+        for (merge, cells) in merges.iter().zip(results) {
+            uncommitted.windows.push(WindowChange::Open(owner(&merge.result)));
+            uncommitted.writes.insert(owner(&merge.result), CellWrites::over(cells));
         }
     }
 
@@ -67,7 +108,7 @@ impl BundleState {
 
     fn write<R>(&self, owner: &Owner, write: impl FnOnce(&mut CellWrites) -> R) -> R {
         let mut uncommitted = self.uncommitted();
-        let Uncommitted { writes, bytes } = &mut *uncommitted;
+        let Uncommitted { writes, bytes, .. } = &mut *uncommitted;
         if !writes.contains_key(owner) {
             // What comes from a message holds on to the whole of it.
             let Owner { window, key } = owner;
@@ -102,7 +143,7 @@ impl BundleState {
         };
         let declared = self.store.declared(transform_id, state_id).ok_or_else(|| self.refuse(key))?;
         let part = match (key, &declared.kind) {
-            (StateKey::BagUserState { .. }, UserStateKind::Bag) => StatePart::Bag,
+            (StateKey::BagUserState { .. }, UserStateKind::Bag | UserStateKind::Value) => StatePart::Bag,
             (StateKey::MultimapUserState { map_key, .. }, UserStateKind::Multimap(_)) => {
                 StatePart::MapKey(map_key)
             }
@@ -113,9 +154,13 @@ impl BundleState {
             (StateKey::OrderedListUserState { start, end, .. }, UserStateKind::OrderedList) => {
                 StatePart::OrderedList(Span::new(*start, *end))
             }
-            (_, UserStateKind::Bag | UserStateKind::Multimap(_) | UserStateKind::OrderedList) => {
-                return Err(self.refuse(key));
-            }
+            (
+                _,
+                UserStateKind::Bag
+                | UserStateKind::Value
+                | UserStateKind::Multimap(_)
+                | UserStateKind::OrderedList,
+            ) => return Err(self.refuse(key)),
         };
         let owner = Owner { window: window.clone(), key: user_key.clone() };
         Ok(Request { owner, state: declared.number, part })
@@ -150,9 +195,10 @@ impl StateHandler for BundleState {
     fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
         let Request { owner, state, part } = self.read_key(key)?;
         let committed = self.store.cells_of(&owner.window, &owner.key);
-        let committed = committed.as_deref();
         let uncommitted = self.uncommitted();
         let writes = uncommitted.writes.get(&owner);
+        let base = writes.and_then(|writes| writes.base.as_deref());
+        let committed = base.or(committed.as_deref());
         let page = match part {
             StatePart::Bag => {
                 let writes = writes.and_then(|writes| writes.bags.get(state));
@@ -226,6 +272,15 @@ fn multimap<'a>(
 }
 
 impl CellWrites {
+    fn over(base: Arc<Cells>) -> Self {
+        Self { base: Some(base), ..Self::default() }
+    }
+
+    /// What takes the place of what is committed, if anything does.
+    pub(super) fn take_base(&mut self) -> Option<Arc<Cells>> {
+        self.base.take()
+    }
+
     fn bytes(&self) -> u64 {
         let bags: u64 = self.bags.iter().map(|bag| bag.appended.bytes()).sum();
         let multimaps: u64 = self.multimaps.iter().map(MultimapWrites::bytes).sum();

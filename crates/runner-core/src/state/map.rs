@@ -9,6 +9,7 @@ use bytes::Bytes;
 use super::MapValues;
 use super::bag::{self, BagWrites};
 use super::merge::merge;
+use super::merged_cells::absorb_values;
 use super::paging::{self, Part, bad_token};
 use super::values::Values;
 use crate::fault::Fault;
@@ -36,6 +37,23 @@ impl Multimap {
 
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Adds what a later one holds. `one`: of the values of a key only the later ones stay.
+    pub(super) fn absorb(&mut self, later: &Self, one: bool) {
+        for (map_key, values) in &later.keys {
+            match self.keys.get_mut(map_key) {
+                Some(known) => {
+                    self.bytes -= known.bytes();
+                    absorb_values(known, values, one);
+                    self.bytes += known.bytes();
+                }
+                None => {
+                    self.bytes += map_key.len() as u64 + values.bytes();
+                    self.keys.insert(map_key.clone(), values.clone());
+                }
+            }
+        }
     }
 }
 

@@ -6,14 +6,19 @@
 //!
 //! The engine never gives a key to two bundles at a time, so there is nothing to reconcile.
 //!
+//! Where windows merge, the store knows which windows each key has ([`active_windows`]), and a bundle's windows
+//! are merged before it runs ([`BundleState::merge_windows`]).
+//!
 //! Values are stored as the SDK encoded them. What an SDK appends in one request holds whole elements; where
 //! one of them ends is known to the SDK alone, so pages are cut between appends only.
 
+mod active_windows;
 mod bag;
 mod bundle;
 mod cache;
 mod map;
 mod merge;
+mod merged_cells;
 mod ordered_list;
 mod paging;
 mod store;
@@ -25,6 +30,7 @@ use std::sync::Arc;
 
 use beam_model::coders::Coder;
 
+pub use active_windows::WindowMerge;
 pub use bundle::BundleState;
 pub use cache::{CacheUse, UserStateCaches};
 pub use store::StateStore;
@@ -43,6 +49,8 @@ pub struct UserState {
 pub enum UserStateKind {
     /// `beam:user_state:bag:v1`
     Bag,
+    /// The same with at most one value: a `ReadModifyWriteStateSpec`.
+    Value,
     /// `beam:user_state:multimap:v1`
     Multimap(MapValues),
     /// `beam:user_state:ordered_list:v1`

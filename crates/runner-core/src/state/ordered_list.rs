@@ -76,6 +76,14 @@ impl OrderedList {
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
+
+    /// Adds the elements of a later one, those of one sort key after those that are there.
+    pub(super) fn absorb(&mut self, later: &Self) {
+        self.bytes += later.bytes;
+        for (key, values) in &later.elements {
+            self.elements.entry(*key).or_default().extend(values.clone());
+        }
+    }
 }
 
 impl OrderedListWrites {

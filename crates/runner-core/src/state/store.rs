@@ -3,7 +3,10 @@
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::bundle::{BundleState, CellWrites, Writes};
+use bytes::Bytes;
+
+use super::active_windows::ActiveWindows;
+use super::bundle::{BundleState, CellWrites, Owner, WindowChange, Writes};
 use super::map::Multimap;
 use super::ordered_list::OrderedList;
 use super::values::Values;
@@ -15,6 +18,8 @@ pub struct StateStore {
     pub(super) stage: String,
     /// By transform and state id: its number and kind.
     declared: HashMap<String, HashMap<String, Declared>>,
+    /// By number.
+    kinds: Vec<UserStateKind>,
     committed: RwLock<Committed>,
 }
 
@@ -33,6 +38,8 @@ pub(super) struct StateNumber(u32);
 struct Committed {
     windows: HashMap<Box<[u8]>, ByKey>,
     bytes: u64,
+    /// Of stages whose windows merge.
+    active: ActiveWindows,
 }
 
 type ByKey = HashMap<Box<[u8]>, Arc<Cells>>;
@@ -53,11 +60,13 @@ impl StateStore {
     /// Empty. `stage` is for messages; a worker can ask for the declared states only.
     pub fn new(stage: impl Into<String>, states: impl IntoIterator<Item = UserState>) -> Self {
         let mut declared: HashMap<String, HashMap<String, Declared>> = HashMap::new();
+        let mut kinds = Vec::new();
         for (number, UserState { transform_id, state_id, kind }) in (0..).zip(states) {
+            kinds.push(kind.clone());
             let state = Declared { number: StateNumber(number), kind };
             declared.entry(transform_id).or_default().insert(state_id, state);
         }
-        Self { stage: stage.into(), declared, committed: RwLock::default() }
+        Self { stage: stage.into(), declared, kinds, committed: RwLock::default() }
     }
 
     /// The state for one attempt of a bundle. No two that run at a time may use the same key.
@@ -68,7 +77,8 @@ impl StateStore {
     /// Forgets all state of the windows that have expired.
     pub fn expire(&self, has_expired: impl Fn(&[u8]) -> bool) {
         let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        let Committed { windows, bytes: total } = &mut *committed;
+        let Committed { windows, bytes: total, active } = &mut *committed;
+        active.expire(&has_expired);
         windows.retain(|window, keys| {
             let expired = has_expired(window);
             if expired {
@@ -98,9 +108,40 @@ impl StateStore {
         committed.windows.get(window)?.get(key).cloned()
     }
 
+    /// The windows of a key, if they merge.
+    pub(super) fn active_windows(&self, key: &[u8]) -> Vec<Bytes> {
+        self.committed.read().unwrap_or_else(PoisonError::into_inner).active.of(key)
+    }
+
+    /// What windows of a key hold together. Not copied if only one holds anything.
+    pub(super) fn merged_cells(&self, key: &[u8], windows: &[Bytes]) -> Arc<Cells> {
+        let mut cells = windows.iter().filter_map(|window| self.cells_of(window, key));
+        let Some(mut merged) = cells.next() else { return Arc::default() };
+        cells.for_each(|later| Arc::make_mut(&mut merged).absorb(&later, |state| self.kind(state)));
+        merged
+    }
+
+    fn kind(&self, state: StateNumber) -> Option<&UserStateKind> {
+        self.kinds.get(usize::try_from(state.0).ok()?)
+    }
+
     /// Applies all writes, or none to whoever looks.
-    pub(super) fn apply(&self, writes: Writes) {
+    pub(super) fn apply(&self, mut writes: Writes, windows: Vec<WindowChange>) {
         let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
+        windows.into_iter().for_each(|change| committed.active.change(change));
+        // First all that is replaced is removed, so that nobody else has what takes a place, and it need not be
+        // copied to be written to.
+        let bases: Vec<_> = writes
+            .iter_mut()
+            .filter_map(|(owner, writes)| {
+                let base = writes.take_base()?;
+                committed.remove(&owner.window, &owner.key);
+                Some((owner.clone(), base))
+            })
+            .collect();
+        for (Owner { window, key }, base) in bases {
+            committed.insert(&window, &key, base);
+        }
         for (owner, writes) in writes {
             committed.apply(&owner.window, &owner.key, writes);
         }
@@ -122,7 +163,7 @@ impl Committed {
             None => {
                 let mut cells = Cells::default();
                 writes.commit(&mut cells);
-                self.insert(window, key, cells);
+                self.insert(window, key, Arc::new(cells));
             }
         }
     }
@@ -137,12 +178,11 @@ impl Committed {
         }
     }
 
-    fn insert(&mut self, window: &[u8], key: &[u8], cells: Cells) {
+    fn insert(&mut self, window: &[u8], key: &[u8], cells: Arc<Cells>) {
         if cells.is_empty() {
             return;
         }
         self.bytes += bytes(window, key, &cells);
-        let cells = Arc::new(cells);
         match self.windows.get_mut(window) {
             Some(keys) => drop(keys.insert(key.into(), cells)),
             None => drop(self.windows.insert(window.into(), HashMap::from([(key.into(), cells)]))),
@@ -179,6 +219,10 @@ impl<T> ByState<T> {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter().map(|(_, value)| value)
+    }
+
+    pub(super) fn iter_numbered(&self) -> impl Iterator<Item = (StateNumber, &T)> {
+        self.0.iter().map(|(number, value)| (*number, value))
     }
 
     /// Lets `change` have the state's value, or a new one, and keeps it unless it is `empty` then.

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::NativeConfig;
 use super::logs::MessagesFromLogs;
-use super::options::JobSettings;
+use super::options::{JobSettings, for_workers};
 
 struct NativeJob {
     progress: Arc<Progress>,
@@ -90,7 +90,7 @@ async fn execute(
     let workers = bridge.job(JobWorkers {
         job_id: invocation.job_id,
         job_name: invocation.job_name,
-        pipeline_options: invocation.options.as_struct().clone(),
+        pipeline_options: for_workers(&invocation.options, &plan).as_struct().clone(),
         environments,
         workers_per_environment: settings.workers,
         artifacts: invocation.artifacts,

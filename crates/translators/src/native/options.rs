@@ -4,7 +4,7 @@ use runner_core::backend::{OptionKind, PipelineOption};
 use runner_core::engine::BundlePolicy;
 use runner_core::executor::FaultInjection;
 use runner_core::options::PipelineOptions;
-use runner_core::plan::PlanGrain;
+use runner_core::plan::{ExecutionPlan, PlanGrain};
 
 use super::NativeConfig;
 
@@ -39,6 +39,16 @@ pub(super) fn describe() -> Vec<PipelineOption> {
             default: "none",
         },
     ]
+}
+
+/// Has Python workers read side inputs in the global window anew for each bundle. Else they go on using what
+/// the first bundle has read.
+const READ_SIDE_INPUTS_ANEW: &str = "disable_global_windowed_args_caching";
+
+/// The options as workers are told them.
+pub(super) fn for_workers(options: &PipelineOptions, plan: &ExecutionPlan) -> PipelineOptions {
+    let live = plan.collections.iter().any(|collection| collection.live.is_some());
+    if live { options.with_experiment(READ_SIDE_INPUTS_ANEW) } else { options.clone() }
 }
 
 /// The options of one job, understood.

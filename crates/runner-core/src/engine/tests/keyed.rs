@@ -11,7 +11,12 @@ const KINDS: [TimerKind; 3] = [TimerKind::EventTime, TimerKind::ProcessingTime, 
 
 /// Impulse → a stage that makes keyed elements → a stage with timers.
 fn plan() -> Arc<ExecutionPlan> {
+    keyed_plan(false)
+}
+
+fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     let mut plan = PlanBuilder::new();
+    plan.plan.streaming = streaming;
     let impulse = plan.impulse();
     let elements = plan.stage(impulse, &[], 1)[0];
     plan.stage(elements, &[], 0);
@@ -23,6 +28,7 @@ fn plan() -> Arc<ExecutionPlan> {
     plan.last_stage().keyed = Some(KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: crate::plan::Merging::Never,
         families: KINDS.iter().enumerate().map(family).collect(),
         states: Vec::new(),
         time_sorted: false,
@@ -42,7 +48,8 @@ fn id(family: usize, key: &'static str) -> TimerId {
 /// A key's partition is its first letter.
 fn set(family: usize, key: &'static str, fire: i64) -> TimerChange {
     let fire = beam_model::time::EventTime(fire);
-    let timer = Timer { id: id(family, key), fire, hold: fire, pane: Bytes::new() };
+    let expiry = EventTime::GLOBAL_WINDOW_MAX;
+    let timer = Timer { id: id(family, key), fire, hold: fire, pane: Bytes::new(), expiry };
     TimerChange::Set { timer, partition: Partition(u16::from(key.as_bytes()[0])) }
 }
 
@@ -159,4 +166,51 @@ fn timers_are_tried_again_with_their_bundle() {
     let first = fired(&actions);
     let actions = engine.step(NOW, failed(first[0].0, 1, Fault::user("no")));
     assert_eq!(fired(&actions), first);
+}
+
+/// Nothing else may happen before the second is due.
+#[test]
+fn a_timer_is_waited_for_while_another_keys_fires() {
+    let (mut engine, actions) = start(keyed_plan(true), 4, BundlePolicy::DEFAULT);
+    // More elements may come, so that time counts.
+    let first = EngineEvent::BundleSucceeded {
+        bundle: run(&actions),
+        attempt: Attempt(1),
+        outputs: vec![(CollectionId(1), vec![of(0, "element")])],
+        residuals: vec![(block("rest"), Duration::from_secs(3_600))],
+        timers: Vec::new(),
+    };
+    let actions = engine.step(NOW, first);
+    let mut actions = engine.step(NOW, done(run(&actions), vec![set(1, "a", 10), set(1, "b", 20)]));
+    for (key, at) in [("a", 10), ("b", 20)] {
+        let at = ProcessingTime(at);
+        let wakes =
+            |action: &EngineAction<_>| matches!(action, EngineAction::WakeAt { at: time } if *time == at);
+        assert!(actions.iter().any(wakes), "{actions:?}");
+        actions = engine.step(at, EngineEvent::Woken);
+        assert_eq!(fired(&actions)[0].1, [(1, key.to_owned(), at.millis())]);
+    }
+}
+
+/// The change, for a window that is over at `expiry`.
+fn expiring(change: TimerChange, expiry: i64) -> TimerChange {
+    match change {
+        TimerChange::Set { timer, partition } => {
+            TimerChange::Set { timer: Timer { expiry: EventTime(expiry), ..timer }, partition }
+        }
+        TimerChange::Clear(_) | TimerChange::MergeWindows { .. } => change,
+    }
+}
+
+#[test]
+fn a_timer_fires_when_its_window_is_over_and_then_sets_no_more() {
+    let (mut engine, actions) = with_timers(vec![expiring(set(0, "a", 20), 10)]);
+    let first = fired(&actions);
+    assert_eq!(first[0].1, [(0, "a".to_owned(), 20)]);
+    // What is set beyond the end at the end is dropped; another key's is not.
+    let again = vec![expiring(set(0, "a", 30), 10), expiring(set(0, "b", 30), 10)];
+    let actions = engine.step(NOW, done(first[0].0, again));
+    let second = fired(&actions);
+    assert_eq!(second.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [[(0, "b".to_owned(), 30)]]);
+    assert_eq!(outcome(&engine.step(NOW, done(second[0].0, Vec::new()))).as_deref(), Some("done"));
 }

@@ -1,6 +1,8 @@
 //! The engine as a pure step, event by event.
 
 mod keyed;
+mod live_side_inputs;
+mod properties;
 mod simulation;
 
 use std::sync::Arc;
@@ -312,6 +314,29 @@ fn policies_cut_bundles_and_slots_bound_them() {
     assert_eq!(after_three_blocks(BundlePolicy::DEFAULT, 3).2, [1, 1, 1]);
     assert_eq!(after_three_blocks(BundlePolicy::Bytes(500 << 10), 3).2, [2, 1]);
     assert_eq!(after_three_blocks(BundlePolicy::Bytes(0), 9).2, [1, 1, 1]);
+}
+
+/// A stage that reads restrictions of 100 MB, and after it one that takes in what it reads.
+#[test]
+fn reading_waits_for_what_comes_after_it_and_not_for_itself() {
+    let mut builder = PlanBuilder::new();
+    builder.plan.streaming = true;
+    let from = builder.impulse();
+    let restrictions = builder.stage(from, &[], 1)[0];
+    let read = builder.stage(restrictions, &[], 1)[0];
+    builder.last_stage().restriction_reader = Some("transform".to_owned());
+    builder.stage(read, &[], 0);
+    let (mut engine, actions) = start(builder.build(), 1, BundlePolicy::EachBlock);
+    let large = |data| Block { bytes: 100 << 20, ..block(data) };
+    let two = vec![large("one"), large("other")];
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(restrictions, two)]));
+    assert_eq!(runs(&actions)[0].3, ["one"]);
+    let made = vec![large("a"), large("b")];
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(read, made)]));
+    assert_eq!(runs(&actions)[0].3, ["a"], "the other restriction waits for b");
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, Vec::new()));
+    let both: Vec<_> = runs(&actions).into_iter().flat_map(|run| run.3).collect();
+    assert_eq!(both, ["b", "other"]);
 }
 
 /// Nothing bounds how many Flattens, or stages without input, follow one another.

@@ -33,6 +33,7 @@ use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Grain, Grouping};
 use bounded::{Blocks, Bounded};
+pub(crate) use sessions::merge_sessions;
 use unbounded::Unbounded;
 
 /// Panes are handed on in blocks of about this many bytes.

@@ -6,8 +6,8 @@ use std::ops::Bound;
 use beam_model::coders::{CoderError, IntervalWindow};
 use beam_model::time::EventTime;
 
-use super::Window;
 use super::keys::Windows;
+use super::{Merged, Window};
 
 /// What becomes of a key's windows when a new one comes.
 pub(super) struct Merge {
@@ -35,6 +35,34 @@ pub(super) fn merge(windows: &Windows, window: &[u8]) -> Result<Merge, CoderErro
         parts.push(known.clone());
     }
     Ok(Merge { result: encoded(&span), parts })
+}
+
+/// What becomes of each of these windows that does not stay as it is.
+pub(crate) fn merge_sessions(windows: &[Window]) -> Result<Merged, CoderError> {
+    let mut intervals = Vec::with_capacity(windows.len());
+    for window in windows {
+        intervals.push((IntervalWindow::read(window)?.0, window));
+    }
+    intervals.sort_by_key(|(interval, _)| (interval.start, interval.end));
+    let mut sessions: Vec<(IntervalWindow, Vec<&Window>)> = Vec::new();
+    for (interval, window) in intervals {
+        match sessions.last_mut() {
+            Some((session, parts)) if interval.start < session.end => {
+                session.end = session.end.max(interval.end);
+                parts.push(window);
+            }
+            _ => sessions.push((interval, vec![window])),
+        }
+    }
+    let replaced = sessions.iter().flat_map(|(session, parts)| {
+        let result = encoded(session);
+        parts
+            .iter()
+            .filter(|part| ***part != result)
+            .map(|part| ((*part).clone(), result.clone()))
+            .collect::<Vec<_>>()
+    });
+    Ok(replaced.collect())
 }
 
 pub(super) fn encoded(window: &IntervalWindow) -> Window {

@@ -22,6 +22,7 @@ fn collection() -> Collection {
         by_key: false,
         timed: false,
         side_input_patterns: vec![AccessPattern::Iterable, AccessPattern::Multimap],
+        live: None,
     }
 }
 

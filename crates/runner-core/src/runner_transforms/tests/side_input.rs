@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::{block, element, encoded, interval};
 use crate::fault::Blame;
 use crate::plan::{AccessPattern, Collection, Grain};
-use crate::runner_transforms::side_input::{Question, SideInput, SideInputBuilder};
+use crate::runner_transforms::side_input::{Question, SideInput, SideInputBuilder, SideInputView};
 
 fn collection(element: Coder, patterns: &[AccessPattern]) -> Collection {
     Collection {
@@ -17,6 +17,7 @@ fn collection(element: Coder, patterns: &[AccessPattern]) -> Collection {
         by_key: false,
         timed: false,
         side_input_patterns: patterns.to_vec(),
+        live: None,
     }
 }
 

@@ -1,14 +1,11 @@
-//! Random plans under random schedules: whatever order bundles end in, however they are cut, split,
-//! repeated or answered late, what arrives at the sinks is what a plain computation gives.
-//!
-//! `SEED=n` runs one case again.
+//! Bounded input: all of a collection comes before any of it is grouped.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::*;
+use super::super::super::*;
+use super::{Random, mix, run};
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{EnvironmentIndex, Stage};
 
@@ -21,36 +18,6 @@ const MOST_ELEMENTS: usize = 2_000;
 
 /// Elements of a block.
 type Elements = Vec<u64>;
-
-/// xorshift64*: small, and the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(mix(seed, 0x9E37_79B9_7F4A_7C15) | 1)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_F491_4F6C_DD1D)
-    }
-
-    fn below(&mut self, bound: usize) -> usize {
-        (self.next() >> 16) as usize % bound.max(1)
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
-}
-
-fn mix(a: u64, b: u64) -> u64 {
-    let mut x = a.wrapping_mul(0xBF58_476D_1CE4_E5B9) ^ b.rotate_left(31);
-    x = (x ^ (x >> 29)).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ (x >> 32)
-}
 
 /// A plan whose ends are GroupByKeys that nobody reads: what they are given is the job's result.
 fn random_plan(random: &mut Random) -> Arc<ExecutionPlan> {
@@ -118,6 +85,7 @@ fn compute(plan: &ExecutionPlan) -> Option<Vec<Elements>> {
             Node::Flatten { inputs, output } => {
                 all[output.0] = inputs.iter().flat_map(|input| all[input.0].clone()).collect()
             }
+            Node::AwaitSideInputs { .. } => panic!("all input is bounded"),
             Node::Redistribute { input, output } => all[output.0] = all[input.0].clone(),
             Node::GroupByKey { input, output, .. } => all[output.0] = group(&all[input.0]),
             Node::Stage(stage) => {
@@ -202,6 +170,7 @@ impl World {
                 EngineAction::SealSideInput { collection } => self.open.push(Open::SideInput(collection)),
                 EngineAction::WakeAt { at } => self.wake = Some(at),
                 EngineAction::Checkpoint { .. }
+                | EngineAction::AdvanceSideInput { .. }
                 | EngineAction::NextTestStreamEvent
                 | EngineAction::Expire { .. } => panic!("{action:?} on bounded input"),
                 EngineAction::End(outcome) => self.outcome = Some(outcome),
@@ -380,16 +349,6 @@ fn simulate(seed: u64) -> usize {
 
 #[test]
 fn results_do_not_depend_on_the_schedule() {
-    let seeds = match std::env::var("SEED") {
-        Ok(seed) => seed.parse::<u64>().map(|seed| seed..seed + 1).expect("SEED is a number"),
-        Err(_) => 0..CASES,
-    };
-    let mut bundles = 0;
-    for seed in seeds {
-        bundles += catch_unwind(AssertUnwindSafe(|| simulate(seed))).unwrap_or_else(|panic| {
-            eprintln!("SEED={seed}");
-            resume_unwind(panic)
-        });
-    }
+    let bundles: usize = run(CASES, simulate).into_iter().sum();
     assert!(bundles > 0, "no bundle has run");
 }

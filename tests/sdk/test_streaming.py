@@ -1,0 +1,168 @@
+"""Jobs whose input never ends, in real time: they run until they are cancelled or drained."""
+
+import subprocess
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam import coders
+from apache_beam.metrics import Metrics
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_job_api_pb2 as jobs
+from apache_beam.testing import test_stream
+from apache_beam.transforms import userstate
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.window import FixedWindows, TimestampedValue
+
+import conftest
+import harness
+import wire
+
+SPACE = 'beamline.tests.streaming'
+# What must come of an endless source within this time; it makes ten elements a second.
+SECONDS = 30
+
+
+@pytest.fixture
+def stub(endpoint):
+  with wire.job_service(endpoint) as service:
+    yield service
+
+
+def _seen(x, name):
+  Metrics.counter(SPACE, name).inc()
+  return x
+
+
+def _grouped(key_and_values):
+  Metrics.counter(SPACE, 'grouped').inc(len(list(key_and_values[1])))
+  return key_and_values
+
+
+def endless(endpoint):
+  """Starts a job that counts what its source makes, and what leaves windows of a second."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  (  # pylint: disable=expression-not-assigned
+      pipeline | PeriodicImpulse(fire_interval=0.1) | 'See' >> beam.Map(_seen, 'made')
+      | beam.Map(lambda x: ('k', x)) | beam.WindowInto(FixedWindows(1)) | beam.GroupByKey()
+      | 'Grouped' >> beam.Map(_grouped))
+  return pipeline.run()
+
+
+def counted(stub, result, name):
+  """As it is now: the client asks once, and keeps the answer."""
+  found = stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).metrics.committed
+  return sum(coders.VarIntCoder().decode(info.payload) for info in found
+             if (info.labels.get('NAMESPACE'), info.labels.get('NAME')) == (SPACE, name))
+
+
+def wait_for_windows(stub, result):
+  deadline = time.monotonic() + SECONDS
+  while counted(stub, result, 'grouped') < 10:
+    assert time.monotonic() < deadline, 'made %d, grouped %d, %s' % (
+        counted(stub, result, 'made'), counted(stub, result, 'grouped'), result.state)
+    time.sleep(0.2)
+
+
+def _by_the_job_service(endpoint, job_id):
+  with wire.job_service(endpoint) as stub:
+    answer = stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    return jobs.JobState.Enum.Name(answer.state)
+
+
+def _by_the_command(endpoint, job_id):
+  command = [conftest.BINARY, 'jobs', '--endpoint', endpoint, 'drain', job_id]
+  return subprocess.check_output(command, text=True, timeout=wire.CALL_SECONDS).strip()
+
+
+@pytest.mark.parametrize('drain', [_by_the_job_service, _by_the_command])
+def test_drain(drain, endpoint, stub):
+  """The source stops, its last window closes, and everything it made is accounted for."""
+  result = endless(endpoint)
+  try:
+    wait_for_windows(stub, result)
+    job_id = result._job_id  # pylint: disable=protected-access
+    assert drain(endpoint, job_id) == 'DRAINING'
+    seen = wire.states(stub, job_id, SECONDS)
+    assert seen[-1] == jobs.JobState.DRAINED and jobs.JobState.DRAINING in seen, seen
+    assert counted(stub, result, 'made') == counted(stub, result, 'grouped') >= 10
+  finally:
+    harness.cancel_quietly(result)
+
+
+def test_cancel(endpoint, stub):
+  result = endless(endpoint)
+  try:
+    wait_for_windows(stub, result)
+    result.cancel()
+    job_id = result._job_id  # pylint: disable=protected-access
+    assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.CANCELLED
+  finally:
+    harness.cancel_quietly(result)
+
+
+def test_what_ends_can_be_drained_too(endpoint, stub):
+  """A bounded job ends by itself; a drain lets it."""
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint)))
+  harness.check(pipeline | beam.Create([1, 2]) | beam.Map(_slowly), [1, 2])
+  result = pipeline.run()
+  job_id = result._job_id  # pylint: disable=protected-access
+  try:
+    stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.DRAINED
+    assert harness.checks_passed(result) == 1
+  finally:
+    harness.cancel_quietly(result)
+
+
+def _slowly(x):
+  time.sleep(1)
+  return x
+
+
+def late(endpoint, build):
+  """Runs a TestStream whose last two elements come when their window is over, and beyond lateness."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  stream = (
+      test_stream.TestStream().advance_watermark_to(5).add_elements([('k', 1), ('k', 2)])
+      .advance_watermark_to(25).add_elements([TimestampedValue(('k', 3), 6)])
+      .add_elements([TimestampedValue(('k', 4), 6)]).advance_watermark_to_infinity())
+  build(pipeline | stream | beam.WindowInto(FixedWindows(10)))
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  return result
+
+
+def dropped(stub, result, step):
+  """The committed counts of elements that a step of this name dropped."""
+  found = stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).metrics.committed
+  return [coders.VarIntCoder().decode(info.payload) for info in found
+          if 'dropped' in info.labels.get('NAME', '').lower() and step in info.labels['PTRANSFORM']]
+
+
+def test_late_elements_are_dropped_and_counted(endpoint, stub):
+  result = late(endpoint, lambda pairs: harness.check(
+      pairs | 'Grouped' >> beam.GroupByKey() | beam.MapTuple(lambda k, vs: (k, sorted(vs))),
+      [('k', [1, 2])]))
+  assert dropped(stub, result, 'Grouped') == [2]
+
+
+class _Keep(beam.DoFn):
+  BAG = userstate.BagStateSpec('bag', coders.VarIntCoder())
+
+  def process(self, element, bag=beam.DoFn.StateParam(BAG)):
+    bag.add(element[1])
+    yield element[0], len(list(bag.read()))
+
+
+def test_late_elements_do_not_reach_state(endpoint, stub):
+  """The state of their window is gone."""
+  result = late(endpoint, lambda pairs: harness.check(
+      pairs | 'Keep' >> beam.ParDo(_Keep()), [('k', 1), ('k', 2)]))
+  assert dropped(stub, result, 'Keep') == [2]
