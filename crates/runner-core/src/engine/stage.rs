@@ -285,7 +285,11 @@ impl<B, F: Fn(usize, u64) -> bool> Bundle<B, F> {
         let (mut taken, rest): (Vec<_>, Vec<_>) = queue.drain(..).partition(ready);
         queue.extend(rest);
         taken.sort_by_key(|block| block.hold);
-        taken.into_iter().fold(false, |full, block| self.push(block) || full)
+        let mut full = false;
+        for block in taken {
+            full |= self.push(block);
+        }
+        full
     }
 
     fn push(&mut self, block: Block<B>) -> bool {
