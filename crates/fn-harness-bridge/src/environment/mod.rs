@@ -33,12 +33,12 @@ pub(crate) struct EnvironmentSpec {
     urn: String,
     /// What workers are to fetch before they begin.
     pub(crate) dependencies: Vec<ArtifactInformation>,
-    /// Whether its SDK says that it is the Python SDK.
-    pub(crate) is_python: bool,
     /// `beam:resources:max_active_bundles_per_worker:v1`: a worker must not run more bundles at once than these.
     pub(crate) most_bundles: Option<NonZeroUsize>,
     /// What its SDK can do beyond the least that is needed (`Environment.capabilities`).
     capabilities: BTreeSet<String>,
+    /// Whether its SDK says that it is the Python SDK.
+    pub(crate) is_python: bool,
     launcher: Launcher,
 }
 
@@ -75,18 +75,17 @@ impl EnvironmentSpec {
         let (chosen, launcher) = choose(environment, MAX_NESTING);
         let dependencies =
             if chosen.dependencies.is_empty() { &environment.dependencies } else { &chosen.dependencies };
+        let capabilities = || environment.capabilities.iter().chain(&chosen.capabilities);
         let hints = || [&environment.resource_hints, &chosen.resource_hints].into_iter();
-        let capabilities: BTreeSet<_> =
-            environment.capabilities.iter().chain(&chosen.capabilities).cloned().collect();
         let most_bundles = hints().find_map(|hints| hints.get(MAX_ACTIVE_BUNDLES_PER_WORKER));
         Self {
             id: id.to_owned(),
             urn: chosen.urn.clone(),
             dependencies: dependencies.clone(),
+            is_python: capabilities().any(|it| it.starts_with(SDK_BASE) && it.contains("beam_python")),
             // What is no number is no hint.
             most_bundles: most_bundles.and_then(|number| str::from_utf8(number).ok()?.trim().parse().ok()),
-            is_python: capabilities.iter().any(|it| it.starts_with(SDK_BASE) && it.contains("beam_python")),
-            capabilities,
+            capabilities: capabilities().cloned().collect(),
             launcher,
         }
     }

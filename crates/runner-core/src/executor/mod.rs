@@ -373,7 +373,9 @@ impl Job {
             let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
             Arc::new(self.states.entry(node).or_insert_with(store).begin())
         });
-        let cache = stage.keyed.as_ref().map(|_| {
+        // When windows merge their state is put together here, and workers do not learn of it.
+        let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
+        let cache = cached.map(|_| {
             let partitions = std::mem::take(&mut content.partitions);
             Arc::new(self.caches.entry(node).or_default().begin(partitions))
         });

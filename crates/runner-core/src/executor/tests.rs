@@ -14,8 +14,8 @@ use beam_model::coders::windowed_value::read_header;
 
 use super::*;
 use crate::fault::Blame;
-use crate::plan::KeyedStage;
 use crate::plan::testing::PlanBuilder;
+use crate::plan::{KeyedStage, Merging};
 use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
@@ -324,6 +324,7 @@ async fn what_a_failed_attempt_has_left_in_a_workers_cache_is_not_used() {
     builder.last_stage().keyed = Some(KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
+        merging: Merging::Never,
         families: Vec::new(),
         states: Vec::new(),
         time_sorted: false,
