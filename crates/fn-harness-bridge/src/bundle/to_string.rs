@@ -65,7 +65,6 @@ pub(super) async fn ask(stage: &StageBundles, coder: &str, element: &[u8]) -> Op
         outputs: outputs.clone(),
         side_inputs_version: None,
         requests: BundleRequests::none(),
-        side_inputs_version: None,
     };
     match tokio::time::timeout(LIMIT, to_string.process(bundle)).await {
         Ok(Ok(_)) => outputs.text(),

@@ -166,7 +166,6 @@ fn keyed() -> KeyedStage {
         families: KINDS.iter().map(family).collect(),
         states: Vec::new(),
         time_sorted: false,
-        merging: crate::plan::Merging::Never,
         allowed_lateness: 0,
     }
 }

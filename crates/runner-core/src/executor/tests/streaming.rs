@@ -91,7 +91,6 @@ fn keyed() -> KeyedStage {
         families: families.map(family).to_vec(),
         states: Vec::new(),
         time_sorted: false,
-        merging: crate::plan::Merging::Never,
         allowed_lateness: 0,
     }
 }

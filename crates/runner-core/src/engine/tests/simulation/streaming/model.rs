@@ -201,7 +201,6 @@ impl Model {
                     let bound = timer.hold.max(stage.output.0);
                     stage.timers.insert(timer.id.clone(), Set { timer, kind, partition, due, bound });
                 }
-                TimerChange::MergeWindows { .. } => panic!("no windows here merge"),
             }
         }
     }

@@ -189,7 +189,6 @@ impl Builder<'_> {
             families: kinds.iter().map(family).collect(),
             states: Vec::new(),
             time_sorted,
-            merging: crate::plan::Merging::Never,
             allowed_lateness,
         });
         self.plan.plan.collections[input.0].by_key = true;
