@@ -49,6 +49,12 @@ def metrics_of(stub, result):
       timeout=wire.CALL_SECONDS).metrics
 
 
+def pipeline_of(stub, result):
+  return stub.GetPipeline(
+      jobs.GetJobPipelineRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).pipeline
+
+
 def infos(metrics, urn, **labels):
   """The MonitoringInfos of a URN whose labels are, or contain, these."""
   return [
@@ -140,7 +146,8 @@ def check_user_metrics(stub, result):
   assert coders.FloatCoder().decode(halves.payload) == 2475.0, halves
 
 
-@pytest.mark.parametrize('options', [(), ('--bundle_size=element',), ('--bundle_size=element', FAIL_FIRST)])
+@pytest.mark.parametrize(
+    'options', [(), ('--bundle_size=element',), ('--bundle_size=element', FAIL_FIRST)])
 def test_user_metrics(options, endpoint, stub):
   check_user_metrics(stub, run(endpoint, _measured, *options))
 
@@ -154,8 +161,7 @@ def _count(pipeline):
 def test_elements_are_counted(options, endpoint, stub):
   """Each PCollection's committed count is the number of its elements, whatever was tried twice."""
   result = run(endpoint, _count, *options)
-  pipeline = stub.GetPipeline(
-      jobs.GetJobPipelineRequest(job_id=result._job_id), timeout=wire.CALL_SECONDS).pipeline  # pylint: disable=protected-access
+  pipeline = pipeline_of(stub, result)
   committed = metrics_of(stub, result).committed
   for ending, count in (('Pair', 30), ('Sum', 3)):
     _, transform = wire.transform(pipeline, ending)
@@ -231,8 +237,7 @@ def _materialized(pipeline):
 
 def test_a_collection_is_counted_once(endpoint, stub):
   result = run(endpoint, _materialized)
-  pipeline = stub.GetPipeline(
-      jobs.GetJobPipelineRequest(job_id=result._job_id), timeout=wire.CALL_SECONDS).pipeline  # pylint: disable=protected-access
+  pipeline = pipeline_of(stub, result)
   committed = metrics_of(stub, result).committed
   for ending in ('Made', 'After', 'Main'):
     _, transform = wire.transform(pipeline, ending)

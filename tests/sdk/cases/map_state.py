@@ -94,9 +94,9 @@ class _Maps(beam.DoFn):
 @case(matrix=True)
 def map_state(p):
   said = [
-      ('put', 'x', '1'), ('put', 'x', '2'), ('put', 'y', '3'), ('get', 'x'), ('get', 'z'), ('keys',),
-      ('entries',), ('remove', 'x'), ('get', 'x'), ('keys',), ('put', 'x', '4'), ('get', 'x'), ('clear',),
-      ('keys',), ('put', 'y', '5'), ('get', 'y')]
+      ('put', 'x', '1'), ('put', 'x', '2'), ('put', 'y', '3'), ('get', 'x'), ('get', 'z'),
+      ('keys',), ('entries',), ('remove', 'x'), ('get', 'x'), ('keys',), ('put', 'x', '4'),
+      ('get', 'x'), ('clear',), ('keys',), ('put', 'y', '5'), ('get', 'y')]
   seen = p | beam.Create([('k', said), ('l', [('keys',)])]) | Requiring(
       _Maps(), common_urns.requirements.REQUIRES_STATEFUL_PROCESSING.urn, _declare)
   check(seen, [
