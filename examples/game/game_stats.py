@@ -1,8 +1,7 @@
 """Finds the robots, counts the teams' points without them, and measures how long people play.
 
     python -m examples.game.game_stats --output_folder=/tmp/stats
-    python -m examples.game.game_stats --output_folder=/tmp/stats --source=live \\
-        --fixed_window_duration=0.1
+    python -m examples.game.game_stats --output_folder=/tmp/stats --source=live
 
 The steps are those of the SDK's `game_stats`, on local events and with results in files.
 

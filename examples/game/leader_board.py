@@ -1,8 +1,7 @@
 """A leader board that is up to date while the game goes on: teams by the hour, users over all time.
 
     python -m examples.game.leader_board --output_folder=/tmp/board
-    python -m examples.game.leader_board --output_folder=/tmp/board --source=live \\
-        --team_window_duration=1
+    python -m examples.game.leader_board --output_folder=/tmp/board --source=live
 
 The two calculations are those of the SDK's `leader_board`. Its main program takes events from
 Pub/Sub and writes to BigQuery; here they come from a replay or are made live, and each pane is
