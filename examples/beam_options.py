@@ -1,4 +1,4 @@
-"""Where an example runs: on a Beamline server at localhost:8099, unless its command line says otherwise."""
+"""Where an example runs: on a Beamline server at localhost:8099, or where its command line says."""
 
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 

@@ -1,13 +1,13 @@
-"""The most used hashtags of the last minute, every ten seconds, while the posts are still coming in.
+"""The most used hashtags of the last minute, every ten seconds, while posts still come in.
 
     python -m examples.hashtag_trends --source=replay --output_folder /tmp/trends
     python -m examples.hashtag_trends --source=folder --output_folder /tmp/trends
 
-`replay` feeds made-up posts through a TestStream, which moves event time and the clock by script: the
-same panes come out each time, on any runner that has TestStream. `folder` watches a folder to which
-a thread of this program adds files; when all of them have been read, the job is drained: the
-source stops, the windows that are open close, and the job ends DRAINED. Runners that cannot drain can
-be told to stop watching instead: `--end=stop`.
+`replay` feeds made-up posts through a TestStream, which moves event time and the clock by script:
+the same panes come out each time, on any runner that has TestStream. `folder` watches a folder to
+which a thread of this program adds files; when all of them have been read, the job is drained: the
+source stops, the windows that are open close, and the job ends DRAINED. Runners that cannot drain
+can be told to stop watching instead: `--end=stop`.
 
 A post is in several windows at once, because windows of sixty seconds begin every ten. Each window
 first shows its trends early, again and again, and once more when it is complete.
@@ -84,8 +84,9 @@ class TopTagsFn(beam.CombineFn):
 class TrendingTags(beam.PTransform):
   """The top tags of each sliding window, from posts with timestamps.
 
-  size, period: seconds. early: whole seconds after the first post of a pane until it is shown early.
-  Panes accumulate: each holds all that its window has seen, so the newest is the one to show.
+  size, period: seconds. early: whole seconds after the first post of a pane until it is shown
+  early. Panes accumulate: each holds all that its window has seen, so the newest is the one to
+  show.
   """
   def __init__(self, size, period, early, top):
     super().__init__()
@@ -150,7 +151,7 @@ def run_replay(arguments, options):
 
 
 def write_files(folder, posts, posts_in_file, seconds_between):
-  """Adds files of posts to the folder. A file gets its matching name when it is whole, not before."""
+  """Adds files of posts to the folder. A file gets its matching name when it is whole."""
   for first in range(0, posts, posts_in_file):
     unfinished = os.path.join(folder, 'unfinished')
     with open(unfinished, 'w', encoding='utf-8') as f:

@@ -1,7 +1,8 @@
-"""What a client may ask of a running job over Beam's Job API, where the Python SDK has no call of its own.
+"""What a client may ask of a running job over the Job API, beyond the Python SDK's own calls.
 
-A streaming job does not end by itself. `cancel` throws away what is still on its way; `drain` lets it end well: the
-sources stop, every window closes and is written, and the job's state is DRAINED. From the command line:
+A streaming job does not end by itself. `cancel` throws away what is still on its way; `drain` lets
+it end well: the sources stop, every window closes and is written, and the job's state is DRAINED.
+From the command line:
 
     python -m examples.job_api drain JOB_NAME [--job_endpoint=localhost:8099]
 
@@ -34,7 +35,7 @@ def state_name(state):
 
 
 def running_job(stub, job_name):
-  """The id of the one job of this name that has not ended; LookupError if there is none, or more."""
+  """The id of the one job of this name that has not ended; LookupError if not one."""
   jobs = stub.GetJobs(beam_job_api_pb2.GetJobsRequest(), timeout=CALL_SECONDS).job_info
   found = [
       job.job_id for job in jobs
@@ -91,7 +92,7 @@ def wait_for_counter(job_endpoint, job_name, namespace, name, count, seconds=60)
 
 
 def wait_until_ended(result):
-  """Like `result.wait_until_finish()`, for which a drained job is a failed one; returns the state."""
+  """Like `result.wait_until_finish()`, which takes a drained job for a failed one."""
   try:
     return result.wait_until_finish()
   except RuntimeError:

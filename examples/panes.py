@@ -1,9 +1,9 @@
 """A sink for streaming results: one small JSON file for each pane.
 
-A window with a trigger has many results, each newer than the last. The SDK's file sinks name a file by
-its window alone, so that a later pane would take the place of an earlier one. Here the pane's index is a part of the
-name. A bundle that is run twice writes the same files twice, with the same content: nothing is ever
-counted double, whatever the runner does after a failure.
+A window with a trigger has many results, each newer than the last. The SDK's file sinks name a file
+by its window alone, so that a later pane would take the place of an earlier one. Here the pane's
+index is a part of the name. A bundle that is run twice writes the same files twice, with the same
+content: nothing is ever counted double, whatever the runner does after a failure.
 
 The files go to a local folder, which suits workers on one machine.
 """

@@ -1,8 +1,9 @@
 """Counts the words of each ten minutes of a text whose lines carry the time they were written at.
 
-    python -m examples.windowed_wordcount --input examples/data/ship_log.txt --output_folder /tmp/words
+    python -m examples.windowed_wordcount --output_folder=/tmp/words
 
-Each line of the input is an ISO 8601 date-time, a space, and text:
+Each line of the input, by default examples/data/ship_log.txt, is an ISO 8601 date-time, a space,
+and text:
 
     2031-04-09T06:02:11Z Fog until the second bell.
 

@@ -6,10 +6,10 @@ An event is a line of text as the SDK's game examples want it:
 
     user3_Otters,Otters,17,1933480803000,2031-04-09 06:00:03
 
-that is the user, the team, the points, and when it happened: in milliseconds since 1970, and once more for people.
-An event is made from its number alone, so that each run has the same game. Two things make it worth
-studying: some players are offline and send their events minutes late, and two "players" are
-robots that score far too much.
+that is the user, the team, the points, and when it happened: in milliseconds since 1970, and once
+more for people. An event is made from its number alone, so that each run has the same game. Two
+things make it worth studying: some players are offline and send their events minutes late, and two
+"players" are robots that score far too much.
 """
 
 import argparse
@@ -101,7 +101,8 @@ class LiveEvents(beam.PTransform):
     bound = {} if self.seconds is None else {'stop_timestamp': start + self.seconds}
 
     def event(at):
-      # `late_share=0`: PeriodicImpulse moves its watermark with its ticks, so that a late event is lost.
+      # `late_share=0`: PeriodicImpulse moves its watermark with its ticks, so that a late event is
+      # lost.
       number = round((at - start.micros / 1e6) * rate)
       return make_event(number, int(at), late_share=0)
 

@@ -1,13 +1,13 @@
 """Finds the robots, counts the teams' points without them, and measures how long people play.
 
     python -m examples.game.game_stats --output_folder=/tmp/stats
-    python -m examples.game.game_stats --output_folder=/tmp/stats --source=live --fixed_window_duration=0.1
+    python -m examples.game.game_stats --output_folder=/tmp/stats --source=live
 
 The steps are those of the SDK's `game_stats`, on local events and with results in files.
 
-The robots of an hour are known when the hour is over, and are a side input to the teams' scores of that same
-hour: the main input waits until the side input's window is ready. So the pipeline reads the
-events twice, once to find who is not human, and once to count those who are.
+The robots of an hour are known when the hour is over, and are a side input to the teams' scores of
+that same hour: the main input waits until the side input's window is ready. So the pipeline reads
+the events twice, once to find who is not human, and once to count those who are.
 """
 
 import argparse
@@ -29,7 +29,8 @@ def add_team_scores(game, user_scores, seconds, folder):
       user_scores
       | 'UserWindows' >> beam.WindowInto(FixedWindows(seconds))
       | 'Robots' >> game_stats.CalculateSpammyUsers())
-  robots | 'WriteRobots' >> panes.WritePanes(os.path.join(folder, 'robots'))  # pylint: disable=expression-not-assigned
+  (  # pylint: disable=expression-not-assigned
+      robots | 'WriteRobots' >> panes.WritePanes(os.path.join(folder, 'robots')))
   robots_of_window = (
       robots
       | 'RobotsOfWindow' >> beam.CombineGlobally(

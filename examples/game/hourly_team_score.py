@@ -3,9 +3,9 @@
     python -m examples.game.events --output=/tmp/game.csv
     python -m examples.game.hourly_team_score --input=/tmp/game.csv --output=/tmp/team_score
 
-The transforms are those of the SDK's `hourly_team_score`, whose own main program writes to BigQuery; this one
-writes a line of JSON for each team and hour. A file is bounded, so events may be in any order: the watermark
-goes to the end at once, when all are read, and none is late.
+The transforms are those of the SDK's `hourly_team_score`, whose own main program writes to
+BigQuery; this one writes a line of JSON for each team and hour. A file is bounded, so events may be
+in any order: the watermark goes to the end at once, when all are read, and none is late.
 """
 
 import argparse

@@ -1,15 +1,18 @@
 """A leader board that is up to date while the game goes on: teams by the hour, users over all time.
 
     python -m examples.game.leader_board --output_folder=/tmp/board
-    python -m examples.game.leader_board --output_folder=/tmp/board --source=live --team_window_duration=1
+    python -m examples.game.leader_board --output_folder=/tmp/board --source=live
 
-The two calculations are those of the SDK's `leader_board`. Its main program takes events from Pub/Sub and writes to
-BigQuery; here they come from a replay or are made live, and each pane is written to a file.
+The two calculations are those of the SDK's `leader_board`. Its main program takes events from
+Pub/Sub and writes to BigQuery; here they come from a replay or are made live, and each pane is
+written to a file.
 
-- Teams: windows of an hour, an early result after every ten events of a team, one when the hour is over.
-  The SDK's transform allows no lateness, so an event that comes after the end of its hour is dropped.
-- Users: no windows, a new total after ten more events of a user, or a few more if they come in one bundle. The last
-  few come when the job ends, on runners that show what is left in a window that ends.
+- Teams: windows of an hour, an early result after every ten events of a team, one when the hour is
+  over. The SDK's transform allows no lateness, so an event that comes after the end of its hour is
+  dropped.
+- Users: no windows, a new total after ten more events of a user, or a few more if they come in one
+  bundle. The last few come when the job ends, on runners that show what is left in a window that
+  ends.
 """
 
 import argparse

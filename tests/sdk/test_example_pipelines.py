@@ -23,8 +23,10 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT))
 
-from examples import hashtag_trends, job_api, panes, windowed_wordcount  # pylint: disable=wrong-import-position
-from examples.game import events, game_stats, hourly_team_score, leader_board, user_score  # pylint: disable=wrong-import-position
+# pylint: disable=wrong-import-position
+from examples import hashtag_trends, job_api, panes, windowed_wordcount
+from examples.game import events, game_stats, hourly_team_score, leader_board, user_score
+# pylint: enable=wrong-import-position
 
 COMMAND_SECONDS = 60
 
@@ -215,7 +217,7 @@ def test_leader_board_of_live_events(endpoint, tmp_path):
 
 
 def test_leader_board_of_live_events_that_is_drained(endpoint, tmp_path):
-  """All events until some moment are in the results, and none after it: nothing was lost on the way."""
+  """All events until some moment are in the results, and none after it."""
   ended = []
   arguments = [
       '--source', 'live', '--rate', '25', '--seconds', '0', '--output_folder', str(tmp_path),
@@ -271,7 +273,7 @@ def mean_sessions(lines, gap, seconds):
 
 
 def test_game_stats_of_a_replay(endpoint, tmp_path):
-  """In a game where none is late: how late an event may be, behind a side input, is not a fixed thing."""
+  """In a game where none is late: behind a side input, what is late depends on the runner."""
   path, lines = written_game(tmp_path, events.make_game(600, late_share=0))
   game_stats.run([
       '--input', path, '--output_folder', str(tmp_path), '--fixed_window_duration', '20',
