@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from harness import case, check
 
-from .requirements import _expire, _Requiring
+from .requirements import Requiring, _expire
 
 # Two sessions of 'a', the first of which two far apart make one with a third, and one of 'b'.
 CLICKS = [('a', 0), ('a', 16), ('a', 8), ('b', 3), ('a', 40), ('a', 44), ('b', 4)]
@@ -46,7 +46,7 @@ class _AtTheEnd(beam.DoFn):
 
 
 def at_the_end():
-  return _Requiring(
+  return Requiring(
       _AtTheEnd(), common_urns.requirements.REQUIRES_ON_WINDOW_EXPIRATION.urn, _expire)
 
 
