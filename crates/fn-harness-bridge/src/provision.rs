@@ -6,11 +6,15 @@ use std::sync::Arc;
 use beam_model::fn_execution::provision_service_server::ProvisionService as Provision;
 use beam_model::fn_execution::{GetProvisionInfoRequest, GetProvisionInfoResponse, ProvisionInfo};
 use beam_model::urns::standard_runner_protocols::{
-    CONTROL_RESPONSE_ELEMENTS_EMBEDDING, MULTIMAP_KEYS_VALUES_SIDE_INPUT,
+    CONTROL_RESPONSE_ELEMENTS_EMBEDDING, MONITORING_INFO_SHORT_IDS, MULTIMAP_KEYS_VALUES_SIDE_INPUT,
 };
 use tonic::{Request, Response, Status};
 
 use crate::server::Shared;
+
+/// What a worker may use without being asked to (`StandardRunnerProtocols`).
+const RUNNER_CAPABILITIES: [&str; 3] =
+    [MONITORING_INFO_SHORT_IDS, CONTROL_RESPONSE_ELEMENTS_EMBEDDING, MULTIMAP_KEYS_VALUES_SIDE_INPUT];
 
 pub(crate) struct ProvisionService {
     shared: Arc<Shared>,
@@ -41,9 +45,7 @@ impl Provision for ProvisionService {
             artifact_endpoint: Some(endpoint.clone()),
             control_endpoint: Some(endpoint),
             dependencies: worker.environment.dependencies.clone(),
-            runner_capabilities: [CONTROL_RESPONSE_ELEMENTS_EMBEDDING, MULTIMAP_KEYS_VALUES_SIDE_INPUT]
-                .map(str::to_owned)
-                .to_vec(),
+            runner_capabilities: RUNNER_CAPABILITIES.map(str::to_owned).to_vec(),
             metadata: BTreeMap::from(metadata.map(|(key, value)| (key.to_owned(), value.clone()))),
             sibling_worker_ids: Vec::new(),
         };

@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use super::call::Call;
 use super::element::{self, Element};
+use super::samples::Samples;
 use super::script::{BundleFault, DoFn, OnTimer, Script};
 use super::split::RunningBundle;
 use super::state::StateClient;
@@ -39,6 +40,8 @@ pub(super) struct Wires {
     pub(super) output: mpsc::Sender<Elements>,
     pub(super) state: Arc<StateClient>,
     pub(super) running: Arc<RunningBundle>,
+    /// There if elements are kept that a function has failed at.
+    pub(super) samples: Option<Arc<Samples>>,
     /// To be called to break all of the worker's connections.
     pub(super) disconnect: Box<dyn Fn() + Send>,
 }
@@ -218,7 +221,11 @@ impl<'a> Execution<'a> {
     fn hand_on(&mut self, pcollection: &str, element: &Element) -> Result<(), String> {
         *self.counts.entry(pcollection.to_owned()).or_default() += 1;
         for consumer in self.consumers.get(pcollection).cloned().unwrap_or_default() {
-            self.process(&consumer, element)?;
+            self.process(&consumer, element).inspect_err(|error| {
+                if let Some(samples) = &self.wires.samples {
+                    samples.add(&self.wires.instruction, pcollection, element, error);
+                }
+            })?;
         }
         Ok(())
     }
@@ -460,7 +467,7 @@ fn assign(element: &Element, size: Option<i64>) -> Element {
     Element { windows: vec![window.into()], ..element.clone() }
 }
 
-fn element_count(pcollection: &str, count: u64) -> MonitoringInfo {
+pub(super) fn element_count(pcollection: &str, count: u64) -> MonitoringInfo {
     let mut payload = Vec::new();
     varint::write(&mut payload, count);
     MonitoringInfo {

@@ -8,7 +8,9 @@
 mod bundle;
 mod call;
 mod element;
+mod samples;
 mod script;
+mod short_ids;
 mod split;
 mod state;
 mod timers;
@@ -21,6 +23,7 @@ use std::sync::{Arc, Mutex};
 use beam_model::fn_execution::beam_fn_external_worker_pool_server::{
     BeamFnExternalWorkerPool, BeamFnExternalWorkerPoolServer,
 };
+use beam_model::fn_execution::process_bundle_request::CacheToken;
 use beam_model::fn_execution::{
     StartWorkerRequest, StartWorkerResponse, StopWorkerRequest, StopWorkerResponse,
 };
@@ -34,7 +37,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 pub use call::Call;
-pub use script::{BundleFault, Script, StartFault};
+pub use script::{BundleFault, Script, ShortIds, StartFault};
 pub use split::{SplitAnswer, SplitCall};
 pub use timers::FiredTimer;
 
@@ -52,7 +55,11 @@ struct Shared {
     started: Mutex<Vec<String>>,
     stopped: Mutex<Vec<String>>,
     bundles: AtomicUsize,
+    embedded: AtomicUsize,
+    descriptors: Mutex<Vec<String>>,
     finalized: Mutex<Vec<String>>,
+    short_ids_asked: Mutex<Vec<Vec<String>>>,
+    cache_tokens: Mutex<Vec<Vec<CacheToken>>>,
 }
 
 impl ScriptedHarness {
@@ -65,7 +72,11 @@ impl ScriptedHarness {
             started: Mutex::default(),
             stopped: Mutex::default(),
             bundles: AtomicUsize::new(0),
+            embedded: AtomicUsize::new(0),
+            descriptors: Mutex::default(),
             finalized: Mutex::default(),
+            short_ids_asked: Mutex::default(),
+            cache_tokens: Mutex::default(),
         });
         let pool = BeamFnExternalWorkerPoolServer::new(Pool { shared: shared.clone() });
         let server = tokio::spawn(async move {
@@ -99,9 +110,29 @@ impl ScriptedHarness {
         self.shared.bundles.load(Ordering::SeqCst)
     }
 
+    /// How many of them came with their elements in the request.
+    pub fn embedded(&self) -> usize {
+        self.shared.embedded.load(Ordering::SeqCst)
+    }
+
+    /// Ids of the descriptors that bundles were begun by, in order.
+    pub fn descriptors(&self) -> Vec<String> {
+        self.shared.descriptors.lock().unwrap().clone()
+    }
+
     /// Instruction ids of the bundles that were finalized, in order.
     pub fn finalized(&self) -> Vec<String> {
         self.shared.finalized.lock().unwrap().clone()
+    }
+
+    /// The short ids of metrics that workers were asked to tell the meaning of, request by request.
+    pub fn short_ids_asked(&self) -> Vec<Vec<String>> {
+        self.shared.short_ids_asked.lock().unwrap().clone()
+    }
+
+    /// The cache tokens of each bundle that was begun.
+    pub fn cache_tokens(&self) -> Vec<Vec<CacheToken>> {
+        self.shared.cache_tokens.lock().unwrap().clone()
     }
 
     /// How many workers are at work.

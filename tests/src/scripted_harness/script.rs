@@ -26,6 +26,18 @@ pub struct Script {
     on_split: Option<Arc<OnSplit>>,
     bundle_faults: BTreeMap<usize, BundleFault>,
     start_faults: BTreeMap<usize, StartFault>,
+    short_ids: Option<ShortIds>,
+    samples: bool,
+}
+
+/// How a worker that sends its metrics by short ids only tells what those mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ShortIds {
+    Told,
+    /// It tells of none.
+    Untold,
+    /// It answers with an error.
+    Refused,
 }
 
 /// What a bundle does instead of being well.
@@ -116,6 +128,26 @@ impl Script {
     pub fn start_fault(mut self, start: usize, fault: StartFault) -> Self {
         self.start_faults.insert(start, fault);
         self
+    }
+
+    /// Has workers keep the element that a function has failed at, until they are asked for it.
+    pub fn samples(mut self) -> Self {
+        self.samples = true;
+        self
+    }
+
+    pub(super) fn keeps_samples(&self) -> bool {
+        self.samples
+    }
+
+    /// Has workers send payloads of metrics by short ids, and nothing else of them.
+    pub fn short_ids(mut self, short_ids: ShortIds) -> Self {
+        self.short_ids = Some(short_ids);
+        self
+    }
+
+    pub(super) fn uses_short_ids(&self) -> Option<ShortIds> {
+        self.short_ids
     }
 
     pub(super) fn function(&self, urn: &str) -> Option<&Arc<DoFn>> {

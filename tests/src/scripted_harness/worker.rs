@@ -15,8 +15,9 @@ use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
     Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, ProcessBundleDescriptor, ProcessBundleProgressResponse,
-    ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest, log_entry,
+    InstructionResponse, LogEntry, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
+    ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest,
+    log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -30,7 +31,9 @@ use tonic::{Request, Status};
 
 use super::Shared;
 use super::bundle::{self, Input as Received, Wires};
-use super::script::BundleFault;
+use super::samples::Samples;
+use super::script::{BundleFault, ShortIds};
+use super::short_ids::Names;
 use super::split::{RunningBundle, SplitAnswer};
 use super::state::StateClient;
 
@@ -46,6 +49,8 @@ struct Worker {
     /// By instruction.
     running: Mutex<HashMap<String, Arc<RunningBundle>>>,
     state: Arc<StateClient>,
+    names: Names,
+    samples: Arc<Samples>,
     disconnected: CancellationToken,
 }
 
@@ -103,6 +108,8 @@ async fn serve(
         inputs: Inputs::default(),
         running: Mutex::default(),
         state: Arc::new(StateClient::new(asks)),
+        names: Names::default(),
+        samples: Arc::default(),
         disconnected: CancellationToken::new(),
     });
 
@@ -148,10 +155,21 @@ impl Worker {
         let instruction_id = instruction.instruction_id;
         match instruction.request {
             Some(Instruction::ProcessBundle(request)) => {
+                self.shared.cache_tokens.lock().unwrap().push(request.cache_tokens);
                 let number = self.shared.bundles.fetch_add(1, Ordering::SeqCst) + 1;
                 let running = Arc::new(RunningBundle::new(number));
                 self.running.lock().unwrap().insert(instruction_id.clone(), running.clone());
                 let descriptor_id = request.process_bundle_descriptor_id;
+                if let Some(elements) = request.elements {
+                    self.shared.embedded.fetch_add(1, Ordering::SeqCst);
+                    // In the order of the Java harness: timers come last.
+                    for data in elements.data {
+                        self.inputs.put(&instruction_id, Received::Data(data));
+                    }
+                    for timers in elements.timers {
+                        self.inputs.put(&instruction_id, Received::Timers(timers));
+                    }
+                }
                 if let Some(response) = self.process_bundle(&instruction_id, descriptor_id, &running).await {
                     self.answer(instruction_id, response);
                     running.answered.cancel();
@@ -164,15 +182,47 @@ impl Worker {
             }
             Some(Instruction::ProcessBundleProgress(request)) => {
                 let known = self.running.lock().unwrap().contains_key(&request.instruction_id);
-                let answer = Answer::ProcessBundleProgress(ProcessBundleProgressResponse::default());
+                let answer = Answer::ProcessBundleProgress(self.progress());
                 self.answer(instruction_id, known.then_some(answer).ok_or("not known".to_owned()));
             }
             Some(Instruction::FinalizeBundle(request)) => {
                 self.shared.finalized.lock().unwrap().push(request.instruction_id);
                 self.answer(instruction_id, Ok(Answer::FinalizeBundle(FinalizeBundleResponse {})));
             }
+            Some(Instruction::MonitoringInfos(request)) => {
+                let answer = self.meaning(request.monitoring_info_id);
+                self.answer(instruction_id, answer);
+            }
+            Some(Instruction::SampleData(request)) => {
+                let answer = Answer::SampleData(self.samples.take(&request.pcollection_ids));
+                self.answer(instruction_id, Ok(answer));
+            }
             other => self.answer(instruction_id, Err(format!("the script has no answer to {other:?}"))),
         }
+    }
+
+    /// No metrics; of a worker with short ids one, that something was read.
+    fn progress(&self) -> ProcessBundleProgressResponse {
+        match self.shared.script.uses_short_ids() {
+            None => ProcessBundleProgressResponse::default(),
+            Some(_) => ProcessBundleProgressResponse {
+                monitoring_data: self.names.shorten(vec![bundle::element_count("read", 1)]),
+                consuming_received_data: Some(true),
+                ..Default::default()
+            },
+        }
+    }
+
+    /// What short ids mean, as far as the script lets it be told.
+    fn meaning(&self, ids: Vec<String>) -> Result<Answer, String> {
+        let named = self.names.meaning(&ids);
+        self.shared.short_ids_asked.lock().unwrap().push(ids);
+        let monitoring_info = match self.shared.script.uses_short_ids() {
+            Some(ShortIds::Told) => named,
+            Some(ShortIds::Untold) => BTreeMap::new(),
+            Some(ShortIds::Refused) | None => return Err("there are no such ids".to_owned()),
+        };
+        Ok(Answer::MonitoringInfos(MonitoringInfosMetadataResponse { monitoring_info }))
     }
 
     fn answer(&self, instruction_id: String, answer: Result<Answer, String>) {
@@ -212,6 +262,7 @@ impl Worker {
         running: &Arc<RunningBundle>,
     ) -> Option<Result<Answer, String>> {
         let fault = self.shared.script.fault_of_bundle(running.number).cloned();
+        self.shared.descriptors.lock().unwrap().push(descriptor_id.clone());
         let descriptor = match self.descriptor(descriptor_id).await {
             Ok(descriptor) => descriptor,
             Err(status) => return Some(Err(format!("no descriptor: {status}"))),
@@ -223,6 +274,7 @@ impl Worker {
             output: self.output.clone(),
             state: self.state.clone(),
             running: running.clone(),
+            samples: self.shared.script.keeps_samples().then(|| self.samples.clone()),
             disconnect: Box::new(move || disconnected.cancel()),
         };
         let shared = self.shared.clone();
@@ -239,7 +291,12 @@ impl Worker {
             _ => {}
         }
         let response = done.unwrap_or_else(|panic| Err(format!("the bundle's thread panicked: {panic}")));
-        Some(response.map(Answer::ProcessBundle))
+        Some(response.map(|mut response| {
+            if self.shared.script.uses_short_ids().is_some() {
+                response.monitoring_data = self.names.shorten(std::mem::take(&mut response.monitoring_infos));
+            }
+            Answer::ProcessBundle(response)
+        }))
     }
 
     async fn descriptor(&self, id: String) -> Result<Arc<ProcessBundleDescriptor>, Status> {

@@ -2,14 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use beam_model::fn_execution::process_bundle_request as wire;
+use beam_model::fn_execution::process_bundle_request::cache_token::{SideInput, Type, UserState};
 use beam_model::time::EventTime;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
 use bytes::Bytes;
 use runner_core::fault::Fault;
+use runner_core::ports::CacheToken;
 
-use crate::support::{Bridge, Outputs, State, encode, eventually};
+use crate::support::{Bridge, Outputs, State, encode, eventually, most_at_a_time};
 
 #[tokio::test]
 async fn a_bundle_goes_to_a_worker_and_back() {
@@ -53,6 +57,45 @@ async fn a_worker_is_used_again_and_no_more_are_started_than_bundles_run_at_once
     }
     assert!(harness.started().len() <= 2, "{:?}", harness.started());
     job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_gets_no_more_bundles_at_a_time_than_its_environment_says() {
+    let (running, most) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (counted, seen) = (running.clone(), most.clone());
+    let script = Script::new().do_fn("test:dofn:slow", move |_, _| {
+        seen.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        counted.fetch_sub(1, Ordering::SeqCst);
+        Ok(())
+    });
+    let harness = ScriptedHarness::start(script).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &most_at_a_time(harness.environment(), "2"), 1);
+    assert_eq!(job.bundles.parallelism(crate::support::ENVIRONMENT), 2);
+    let stage = job.stage("test:dofn:slow");
+    let bundles: Vec<_> = (0..6)
+        .map(|number| {
+            let stage = stage.clone();
+            tokio::spawn(async move { stage.run(&format!("p{number}"), &["x"]).await.map(|ran| ran.values) })
+        })
+        .collect();
+    for bundle in bundles {
+        bundle.await.unwrap().unwrap();
+    }
+    assert_eq!((most.load(Ordering::SeqCst), harness.started().len()), (2, 1));
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn bundles_at_a_time_are_those_of_all_workers() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    for (hint, expected) in [("1", 2), ("3", 6), ("1000000", 128), ("0", 2), ("many", 2)] {
+        let job = bridge.job(hint, &most_at_a_time(harness.environment(), hint), 2);
+        assert_eq!(job.bundles.parallelism(crate::support::ENVIRONMENT), expected, "hint {hint:?}");
+        job.bundles.close().await;
+    }
 }
 
 #[tokio::test]
@@ -122,6 +165,33 @@ async fn state_is_read_page_by_page_and_written() {
     // What the handler refuses is the worker's error.
     let failed = stage.run("b", &["one"]).await.err().unwrap();
     assert_eq!(failed.message, "there is no side input side");
+    job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_worker_gets_the_tokens_of_what_it_may_cache() {
+    let harness = ScriptedHarness::start(Script::new()).await;
+    let bridge = Bridge::start().await;
+    let job = bridge.job("job", &harness.environment(), 1);
+    let cache_tokens = vec![
+        CacheToken::UserState { token: "state".into() },
+        CacheToken::SideInput {
+            transform_id: "user".to_owned(),
+            side_input_id: "side".to_owned(),
+            token: "view".into(),
+        },
+    ];
+    let state = Arc::new(State { cache_tokens, ..State::default() });
+    let stage = job.stage("test:dofn:identity");
+    stage.run_with("a", &["one"], state.clone(), Arc::default()).await.unwrap();
+    stage.run("b", &["one"]).await.unwrap();
+    assert_eq!(*state.workers.lock().unwrap(), ["job-0-1"]);
+    let side = SideInput { transform_id: "user".to_owned(), side_input_id: "side".to_owned() };
+    let sent = [
+        wire::CacheToken { token: "state".into(), r#type: Some(Type::UserState(UserState {})) },
+        wire::CacheToken { token: "view".into(), r#type: Some(Type::SideInput(side)) },
+    ];
+    assert_eq!(harness.cache_tokens(), [sent.to_vec(), Vec::new()]);
     job.bundles.close().await;
 }
 
@@ -205,4 +275,30 @@ async fn output_that_is_refused_ends_the_bundle_with_the_refusal() {
     assert_eq!(failed.message, "the output is refused");
     assert_eq!(stage.run("b", &["two"]).await.unwrap().values, ["two"]);
     job.bundles.close().await;
+}
+
+/// Python workers that nobody has told of options keep what they have read of global side inputs.
+#[tokio::test]
+async fn what_a_worker_keeps_of_side_inputs_it_keeps_until_they_change() {
+    let python = "beam:version:sdk_base:apache/beam_python3.11_sdk:2.77.0";
+    let java = "beam:version:sdk_base:apache/beam_java17_sdk:2.77.0";
+    for (sdk, ids) in [(python, ["one", "one", "two", "whole"]), (java, ["whole"; 4])] {
+        let harness = ScriptedHarness::start(Script::new()).await;
+        let bridge = Bridge::start().await;
+        let mut environment = harness.environment();
+        environment.capabilities = vec![sdk.to_owned()];
+        let job = bridge.job("job", &environment, 1);
+        let stage = job.stage("test:dofn:identity");
+        for (name, version) in [("a", 1), ("b", 1), ("c", 2)] {
+            assert_eq!(stage.run_version(name, &[name], version).await.unwrap().values, [name]);
+        }
+        assert_eq!(stage.run("d", &["d"]).await.unwrap().values, ["d"]);
+        let used = harness.descriptors();
+        let same = |a: usize, b: usize| (used[a] == used[b], ids[a] == ids[b]);
+        for (a, b) in [(0, 1), (0, 2), (0, 3), (1, 2), (2, 3)] {
+            let (are, are_to_be) = same(a, b);
+            assert_eq!(are, are_to_be, "{sdk}: bundles {a} and {b} by {used:?}");
+        }
+        job.bundles.close().await;
+    }
 }

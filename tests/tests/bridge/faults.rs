@@ -8,7 +8,7 @@ use beamline_tests::scripted_harness::{
 use fn_harness_bridge::BridgeConfig;
 use runner_core::fault::{Blame, Fault, Retry};
 
-use crate::support::{Bridge, eventually};
+use crate::support::{Bridge, eventually, one_at_a_time};
 
 #[tokio::test]
 async fn a_users_exception_comes_back_as_it_is_and_the_worker_goes_on() {
@@ -115,7 +115,7 @@ async fn a_bundle_given_up_leaves_nothing_behind_and_its_late_answer_changes_not
     let script = Script::new().bundle_fault(1, BundleFault::Delay(Duration::from_millis(300)));
     let harness = ScriptedHarness::start(script).await;
     let bridge = Bridge::start().await;
-    let job = bridge.job("job", &harness.environment(), 1);
+    let job = bridge.job("job", &one_at_a_time(harness.environment()), 1);
     let stage = job.stage("test:dofn:identity");
     let given_up = tokio::spawn({
         let stage = stage.clone();
@@ -123,7 +123,7 @@ async fn a_bundle_given_up_leaves_nothing_behind_and_its_late_answer_changes_not
     });
     eventually("the bundle", || harness.bundles() == 1).await;
     given_up.abort();
-    // There is room for one worker only, so this one waits for the first to be let go.
+    // There is room for one worker and one bundle only, so this one waits for the first to be let go.
     assert_eq!(stage.run("b", &["two"]).await.unwrap().values, ["two"]);
     tokio::time::sleep(Duration::from_millis(400)).await;
     assert_eq!(stage.run("c", &["three"]).await.unwrap().values, ["three"]);

@@ -4,8 +4,11 @@
 
 mod artifacts;
 mod bundles;
+mod embedded;
 mod environments;
 mod faults;
+mod sampling;
+mod short_ids;
 mod splits;
 mod support;
 mod test_stream;

@@ -8,7 +8,7 @@ use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness, Spl
 use fn_harness_bridge::BridgeConfig;
 use runner_core::ports::ChannelSplit;
 
-use crate::support::{Bridge, Job, SOON, Stage, encode, eventually};
+use crate::support::{Bridge, Job, SOON, Stage, encode, eventually, one_at_a_time};
 
 const PAUSING: &str = "test:dofn:pausing";
 
@@ -50,7 +50,7 @@ impl Paused {
             });
         let harness = ScriptedHarness::start(script).await;
         let bridge = Bridge::with(config).await;
-        let job = bridge.job("job", &harness.environment(), 1);
+        let job = bridge.job("job", &one_at_a_time(harness.environment()), 1);
         let stage = job.stage(PAUSING);
         Self { harness, job, stage, calls, pauses, let_on, _bridge: bridge }
     }

@@ -15,9 +15,11 @@ use beam_model::time::EventTime;
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use beam_model::urns::standard_coders;
 use beam_model::urns::standard_p_transforms::primitives::PAR_DO;
+use beam_model::urns::standard_resource_hints::MAX_ACTIVE_BUNDLES_PER_WORKER;
 use bytes::Bytes;
 use fn_harness_bridge::{BridgeConfig, FnHarnessBridge, JobWorkers};
 use prost::Message;
+use prost_types::value::Kind;
 use runner_core::fault::Fault;
 use runner_core::ports::*;
 use tokio::net::TcpListener;
@@ -27,6 +29,24 @@ use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
 pub const ENVIRONMENT: &str = "environment";
+
+/// The same, with an SDK that has a capability.
+pub fn with_capability(mut environment: Environment, capability: &str) -> Environment {
+    environment.capabilities.push(capability.to_owned());
+    environment
+}
+
+/// The same, with a worker that may run one bundle at a time only.
+pub fn one_at_a_time(environment: Environment) -> Environment {
+    most_at_a_time(environment, "1")
+}
+
+/// The same, with this hint of how many bundles a worker may run at a time.
+pub fn most_at_a_time(mut environment: Environment, hint: &str) -> Environment {
+    let hint = Bytes::copy_from_slice(hint.as_bytes());
+    environment.resource_hints.insert(MAX_ACTIVE_BUNDLES_PER_WORKER.to_owned(), hint);
+    environment
+}
 
 /// Long enough for a machine under load, short enough that a hang is a failed test.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -57,12 +77,33 @@ impl Bridge {
         self.job_with(id, environment, workers, Arc::new(Files::default()))
     }
 
+    /// A job with `--experiments=…`.
+    pub fn job_with_experiment(&self, id: &str, environment: &Environment, experiment: &str) -> Job {
+        let value = |kind| prost_types::Value { kind: Some(kind) };
+        let experiments = vec![value(Kind::StringValue(experiment.to_owned()))];
+        let experiments = value(Kind::ListValue(prost_types::ListValue { values: experiments }));
+        let fields = [("beam:option:experiments:v1".to_owned(), experiments)];
+        let options = prost_types::Struct { fields: fields.into() };
+        self.open(id, environment, 1, Arc::default(), options)
+    }
+
     pub fn job_with(&self, id: &str, environment: &Environment, workers: usize, files: Arc<Files>) -> Job {
+        self.open(id, environment, workers, files, prost_types::Struct::default())
+    }
+
+    fn open(
+        &self,
+        id: &str,
+        environment: &Environment,
+        workers: usize,
+        files: Arc<Files>,
+        pipeline_options: prost_types::Struct,
+    ) -> Job {
         let logs = Arc::new(Logs::default());
         let bundles = self.bridge.job(JobWorkers {
             job_id: id.to_owned(),
             job_name: "a job".to_owned(),
-            pipeline_options: prost_types::Struct::default(),
+            pipeline_options,
             environments: BTreeMap::from([(ENVIRONMENT.to_owned(), environment.clone())]),
             workers_per_environment: workers,
             artifacts: files,
@@ -116,6 +157,22 @@ impl Stage {
     ) -> Result<Ran, Fault> {
         let block = encode(values);
         self.run_blocks(name, Box::new(std::iter::once(Ok(block))), state, outputs).await
+    }
+
+    /// Runs a bundle for which side inputs have what they have in this version.
+    pub async fn run_version(&self, name: &str, values: &[&str], version: u64) -> Result<Ran, Fault> {
+        let outputs = Arc::new(Outputs::default());
+        let blocks = Box::new(std::iter::once(Ok(encode(values))));
+        let bundle = RemoteBundle {
+            instruction: name.to_owned(),
+            inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }],
+            timers: Vec::new(),
+            state: Arc::new(State::default()),
+            outputs: outputs.clone(),
+            requests: BundleRequests::none(),
+            side_inputs_version: Some(version),
+        };
+        self.process(bundle, outputs).await
     }
 
     /// Runs a bundle on these values and timers.
@@ -308,6 +365,9 @@ impl OutputReceiver for Outputs {
 pub struct State {
     pub side_inputs: BTreeMap<String, Bytes>,
     pub bags: Mutex<BTreeMap<(String, Bytes), Vec<u8>>>,
+    pub cache_tokens: Vec<CacheToken>,
+    /// Workers that the tokens were for.
+    pub workers: Mutex<Vec<String>>,
 }
 
 const PAGE_BYTES: usize = 3;
@@ -331,6 +391,11 @@ impl StateHandler for State {
         let end = value.len().min(start + PAGE_BYTES);
         let continuation = if end < value.len() { Bytes::from(vec![end as u8]) } else { Bytes::new() };
         Ok(StatePage { data: value.slice(start..end), continuation })
+    }
+
+    fn cache_tokens(&self, worker: &str) -> Vec<CacheToken> {
+        self.workers.lock().unwrap().push(worker.to_owned());
+        self.cache_tokens.clone()
     }
 
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault> {

@@ -32,7 +32,7 @@ fn script() -> Script {
         })
 }
 
-fn set(key: &str, tag: &str, fire: i64, hold: i64) -> Vec<u8> {
+pub fn set(key: &str, tag: &str, fire: i64, hold: i64) -> Vec<u8> {
     let action = TimerAction::Set {
         fire_timestamp: EventTime(fire),
         hold_timestamp: EventTime(hold),
@@ -49,7 +49,7 @@ fn encode(key: &str, tag: &str, action: TimerAction<'_>) -> Vec<u8> {
     encoded
 }
 
-fn block(family: &str, timers: Vec<u8>) -> TimerBlock {
+pub fn block(family: &str, timers: Vec<u8>) -> TimerBlock {
     TimerBlock { transform_id: "user".to_owned(), family_id: family.to_owned(), timers: timers.into() }
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use beam_model::pipeline::Environment;
+use prost_types::value::Kind;
 use runner_core::fault::Fault;
 use runner_core::ports::{
     ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, TestStreamEvents, WorkerLogSink,
@@ -32,7 +33,25 @@ pub(crate) struct JobContext {
     pub(crate) tasks: TaskTracker,
     /// At least as long as it takes to stop a worker.
     close_timeout: Duration,
+    /// Whether the user wants workers to keep elements that they fail at.
+    pub(crate) samples: bool,
     stages: RwLock<HashMap<String, Arc<StageSpec>>>,
+}
+
+/// With one of these experiments the Python SDK's workers keep elements.
+const SAMPLING_EXPERIMENTS: [&str; 2] = ["enable_data_sampling", "enable_always_on_exception_sampling"];
+
+/// Whether the pipeline option `experiments` has one of those that have workers keep elements.
+fn wants_samples(options: &prost_types::Struct) -> bool {
+    let Some(Kind::ListValue(experiments)) =
+        options.fields.get("beam:option:experiments:v1").and_then(|experiments| experiments.kind.as_ref())
+    else {
+        return false;
+    };
+    let mut experiments = experiments.values.iter().filter_map(|experiment| experiment.kind.as_ref());
+    experiments.any(
+        |experiment| matches!(experiment, Kind::StringValue(name) if SAMPLING_EXPERIMENTS.contains(&&**name)),
+    )
 }
 
 impl JobContext {
@@ -46,6 +65,12 @@ impl JobContext {
         let mut stage = stages.get(id)?.as_ref().clone();
         descriptor_id.clone_into(&mut stage.descriptor.id);
         Some(Arc::new(stage))
+    }
+
+    /// From now on workers may ask for the stage.
+    pub(crate) fn add_stage(&self, stage: Arc<StageSpec>) {
+        let mut stages = self.stages.write().unwrap_or_else(PoisonError::into_inner);
+        stages.insert(stage.descriptor.id.clone(), stage);
     }
 
     /// The stages, known so far, of an environment.
@@ -87,6 +112,7 @@ impl JobBundles {
         let context = Arc::new(JobContext {
             id: job.job_id,
             name: job.job_name,
+            samples: wants_samples(&job.pipeline_options),
             pipeline_options: job.pipeline_options,
             artifacts: job.artifacts,
             logs: job.logs,
@@ -105,16 +131,15 @@ impl JobBundles {
         })
     }
 
-    fn environment(&self, spec: &StageSpec) -> Arc<EnvironmentWorkers> {
+    fn environment(&self, id: &str, environment: &Environment) -> Arc<EnvironmentWorkers> {
         let mut environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
         let others = environments.len();
-        let workers = environments.entry(spec.environment_id.clone()).or_insert_with(|| {
-            let index = self.declared.keys().position(|id| *id == spec.environment_id);
-            let environment = self.declared.get(&spec.environment_id).unwrap_or(&spec.environment);
+        let workers = environments.entry(id.to_owned()).or_insert_with(|| {
+            let index = self.declared.keys().position(|declared| declared == id);
             Arc::new(EnvironmentWorkers::new(
                 self.shared.clone(),
                 self.context.clone(),
-                EnvironmentSpec::read(&spec.environment_id, environment),
+                EnvironmentSpec::read(id, environment),
                 index.unwrap_or(self.declared.len() + others),
                 self.workers_per_environment,
             ))
@@ -125,14 +150,18 @@ impl JobBundles {
 
 #[async_trait]
 impl JobBundleFactory for JobBundles {
-    fn parallelism(&self, _environment_id: &str) -> usize {
-        self.workers_per_environment
+    fn parallelism(&self, environment_id: &str) -> usize {
+        match self.declared.get(environment_id) {
+            Some(environment) => self.environment(environment_id, environment).parallelism(),
+            None => self.workers_per_environment,
+        }
     }
 
     fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory> {
-        let mut stages = self.context.stages.write().unwrap_or_else(PoisonError::into_inner);
-        stages.insert(spec.descriptor.id.clone(), spec.clone());
-        Arc::new(StageBundles::new(self.shared.clone(), self.environment(&spec), spec))
+        self.context.add_stage(spec.clone());
+        let environment = self.declared.get(&spec.environment_id).unwrap_or(&spec.environment);
+        let workers = self.environment(&spec.environment_id, environment);
+        Arc::new(StageBundles::new(self.shared.clone(), workers, spec))
     }
 
     async fn test_stream_events(

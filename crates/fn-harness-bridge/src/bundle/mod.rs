@@ -1,12 +1,14 @@
 //! Bundles on workers: what the executor sees of this crate.
 
 mod active;
+mod failing_element;
 mod finalizer;
 mod job;
 mod questions;
 mod response;
 mod stage;
 mod timers;
+mod to_string;
 
 pub(crate) use active::{ActiveBundle, Ending, OutputStream};
 pub(crate) use job::{JobBundles, JobContext};

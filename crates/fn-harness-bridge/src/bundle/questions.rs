@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::time::Duration;
 
 use beam_model::fn_execution::instruction_request::Request;
 use beam_model::fn_execution::instruction_response::Response;
 use beam_model::fn_execution::process_bundle_split_request::DesiredSplit;
 use beam_model::fn_execution::{
-    InstructionRequest, InstructionResponse, ProcessBundleProgressRequest, ProcessBundleSplitRequest,
+    InstructionRequest, InstructionResponse, ProcessBundleProgressRequest, ProcessBundleProgressResponse,
+    ProcessBundleSplitRequest,
 };
 use beam_model::pipeline::MonitoringInfo;
 use runner_core::fault::Fault;
@@ -16,6 +16,8 @@ use runner_core::ports::{BundleRequest, BundleRequests, BundleSplit};
 use tokio::sync::oneshot;
 
 use super::response;
+use crate::control;
+use crate::server::BridgeConfig;
 use crate::worker::WorkerSession;
 
 /// The questions to one bundle; a worker is asked one at a time.
@@ -26,6 +28,7 @@ pub(super) struct Questions<'a> {
     /// How many elements a data source gets, where that is known.
     elements: BTreeMap<String, i64>,
     requests: BundleRequests,
+    config: &'a BridgeConfig,
     asked: Option<Asked>,
     splits: Vec<BundleSplit>,
 }
@@ -58,10 +61,11 @@ impl<'a> Questions<'a> {
         bundle: &'a str,
         elements: BTreeMap<String, i64>,
         mut requests: BundleRequests,
+        config: &'a BridgeConfig,
     ) -> Self {
         // They were asked of a bundle that had no worker yet: split now, it would give back everything.
         requests.decline();
-        Self { worker, bundle, elements, requests, asked: None, splits: Vec::new() }
+        Self { worker, bundle, elements, requests, config, asked: None, splits: Vec::new() }
     }
 
     /// Asks whatever is to be asked for as long as it is let. Returns only with a fault: an answer that
@@ -86,7 +90,8 @@ impl<'a> Questions<'a> {
     /// To be called when the worker has answered the bundle: all splits that it has made. Its answer to the
     /// last one may be on its way yet, since a harness need not send answers in the order in which they
     /// came to be; that answer is waited for, as there may be work in it that nobody else does.
-    pub(super) async fn finish(mut self, limit: Duration) -> Result<Vec<BundleSplit>, Fault> {
+    pub(super) async fn finish(mut self) -> Result<Vec<BundleSplit>, Fault> {
+        let limit = self.config.split_timeout;
         self.requests = BundleRequests::none();
         let splits = |asked: &Asked| asked.sent && matches!(asked.reply, Reply::Split(_));
         if self.asked.as_ref().is_some_and(splits) {
@@ -161,7 +166,13 @@ impl<'a> Questions<'a> {
                 reply.send(split).ok();
             }
             (Reply::Progress(reply), Some(Response::ProcessBundleProgress(answer))) => {
-                reply.send(Some(answer.monitoring_infos)).ok();
+                let ProcessBundleProgressResponse { monitoring_infos, monitoring_data, .. } = answer;
+                let limit = self.config.short_ids_timeout;
+                match control::monitoring_infos(self.worker, monitoring_infos, monitoring_data, limit).await {
+                    Ok(infos) => drop(reply.send(Some(infos))),
+                    // The bundle's end will have the same ids.
+                    Err(fault) => tracing::debug!(worker = %self.worker.id, "{fault}"),
+                }
             }
             (Reply::Split(_) | Reply::Progress(_), _) => {
                 return Err(Unanswered::Broken(format!(

@@ -6,6 +6,7 @@ use beam_model::fn_execution::{
     DelayedBundleApplication, ProcessBundleResponse, ProcessBundleSplitResponse,
     process_bundle_split_response as proto,
 };
+use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 use runner_core::ports::{BundleResult, BundleSplit, ChannelSplit, Residual};
 
@@ -13,13 +14,14 @@ use super::finalizer::BundleFinalizer;
 
 pub(super) fn read(
     answer: ProcessBundleResponse,
+    monitoring_infos: Vec<MonitoringInfo>,
     splits: Vec<BundleSplit>,
     finalizer: Option<BundleFinalizer>,
 ) -> BundleResult {
     BundleResult {
         splits,
         residuals: answer.residual_roots.into_iter().filter_map(residual).collect(),
-        monitoring_infos: answer.monitoring_infos,
+        monitoring_infos,
         finalizer: finalizer.map(|finalizer| Box::new(finalizer) as _),
     }
 }

@@ -4,25 +4,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use beam_model::fn_execution::instruction_request::Request;
-use beam_model::fn_execution::{InstructionRequest, ProcessBundleRequest};
+use beam_model::fn_execution::{ProcessBundleRequest, process_bundle_request};
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use runner_core::fault::Fault;
-use runner_core::ports::{BundleInput, BundleResult, RemoteBundle, StageBundleFactory, StageSpec};
+use runner_core::ports::{
+    BundleInput, BundleResult, CacheToken, RemoteBundle, StageBundleFactory, StageSpec,
+};
 use tokio::sync::oneshot;
 
 use super::finalizer::BundleFinalizer;
 use super::job::version_of_descriptor;
 use super::questions::Questions;
-use super::{ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, response, timers};
+use super::{
+    ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, failing_element, response, timers,
+};
+use crate::control::monitoring_infos;
 use crate::data::{Blocks, FeedError, feed};
 use crate::server::Shared;
 use crate::worker::{EnvironmentWorkers, Lease, WorkerSession};
 
 pub(crate) struct StageBundles {
     shared: Arc<Shared>,
-    workers: Arc<EnvironmentWorkers>,
-    spec: Arc<StageSpec>,
+    pub(super) workers: Arc<EnvironmentWorkers>,
+    pub(super) spec: Arc<StageSpec>,
+    /// Whether it is looked for the element that a bundle has failed at.
+    explained: bool,
     sources: BTreeSet<String>,
     timer_families: BTreeSet<TimerFamily>,
     /// What a worker is to mark the end of in every bundle.
@@ -42,7 +48,14 @@ impl StageBundles {
         let timer_families = timers::families(&spec.descriptor);
         let sinks = with_urn(DATA_SINK).into_iter().map(OutputStream::Sink);
         let output_streams = sinks.chain(timer_families.iter().cloned().map(OutputStream::Timers)).collect();
-        Self { shared, workers, spec, sources, timer_families, output_streams }
+        Self { shared, workers, spec, explained: true, sources, timer_families, output_streams }
+    }
+
+    /// Another stage of the job, in the same environment, for something that is no work of the job's.
+    pub(super) fn aside(&self, spec: Arc<StageSpec>) -> Self {
+        self.workers.job.add_stage(spec.clone());
+        let stage = Self::new(self.shared.clone(), self.workers.clone(), spec);
+        Self { explained: false, ..stage }
     }
 
     /// The blocks for every source; one that the bundle names no input for gets none.
@@ -77,17 +90,13 @@ impl StageBundles {
     async fn run(
         &self,
         running: &RunningBundle,
-        descriptor_id: &str,
+        request: ProcessBundleRequest,
         inputs: BTreeMap<String, Blocks>,
         timers: FiredTimers,
         mut ending: oneshot::Receiver<Ending>,
     ) -> Result<Ending, Fault> {
         let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
-        let work = async {
-            let request = process_bundle(instruction, descriptor_id);
-            worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)?;
-            feed(worker, instruction, inputs, timers).await
-        };
+        let work = feed(worker, instruction, request, inputs, timers);
         let silence = self.shared.config.end_of_output_timeout;
         let ending = tokio::select! {
             biased;
@@ -116,32 +125,46 @@ impl StageBundleFactory for StageBundles {
         let worker = lease.worker.clone();
         let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
+        let request = process_bundle(descriptor_id, state.cache_tokens(&worker.id));
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
         let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
-        let mut questions = Questions::new(&worker, &instruction, elements, requests);
+        let mut questions = Questions::new(&worker, &instruction, elements, requests, &self.shared.config);
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
-            ending = self.run(&running, &descriptor_id, inputs, timers, ending) => ending?,
+            ending = self.run(&running, request, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
         };
         match ending {
-            Ending::Done(answer) => {
-                let splits = questions.finish(self.shared.config.split_timeout).await?;
+            Ending::Done(mut answer) => {
+                let splits = questions.finish().await?;
                 running.over = true;
+                let infos = std::mem::take(&mut answer.monitoring_infos);
+                let data = std::mem::take(&mut answer.monitoring_data);
+                let limit = self.shared.config.short_ids_timeout;
+                let infos = monitoring_infos(&worker, infos, data, limit).await?;
                 let finalizer = answer.requires_finalization.then(|| {
                     let timeout = self.shared.config.finalization_timeout;
                     BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)
                 });
-                Ok(response::read(answer, splits, finalizer))
+                Ok(response::read(answer, infos, splits, finalizer))
             }
             Ending::Failed(message) => {
                 running.over = true;
-                Err(Fault::user(message))
+                // The worker may have to be free for it.
+                drop(running);
+                let element = match self.explained {
+                    true => failing_element::describe(self, &worker, &instruction).await,
+                    false => None,
+                };
+                Err(Fault::user(match element {
+                    Some(element) => format!("{}\n\n{element}", message.trim_end()),
+                    None => message,
+                }))
             }
             Ending::Refused(fault) => Err(fault),
             Ending::WorkerGone => Err(worker.fault().await),
@@ -155,14 +178,25 @@ fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
     counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
-fn process_bundle(instruction: &str, descriptor_id: &str) -> InstructionRequest {
-    InstructionRequest {
-        instruction_id: instruction.to_owned(),
-        request: Some(Request::ProcessBundle(ProcessBundleRequest {
-            process_bundle_descriptor_id: descriptor_id.to_owned(),
-            ..Default::default()
-        })),
+fn process_bundle(descriptor_id: String, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
+    ProcessBundleRequest {
+        process_bundle_descriptor_id: descriptor_id,
+        // For an SDK that caches nothing they mean nothing. Python caches without having the capability
+        // `beam:protocol:state_caching:v1`, so nothing is made of that.
+        cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),
+        ..Default::default()
     }
+}
+
+fn cache_token(token: CacheToken) -> process_bundle_request::CacheToken {
+    use process_bundle_request::cache_token::{SideInput, Type, UserState};
+    let (of, token) = match token {
+        CacheToken::UserState { token } => (Type::UserState(UserState {}), token),
+        CacheToken::SideInput { transform_id, side_input_id, token } => {
+            (Type::SideInput(SideInput { transform_id, side_input_id }), token)
+        }
+    };
+    process_bundle_request::CacheToken { token, r#type: Some(of) }
 }
 
 /// A bundle on its worker. The Fn API has no way to call one off, so a worker whose bundle is given up

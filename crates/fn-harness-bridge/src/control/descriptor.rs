@@ -1,14 +1,18 @@
-//! A stage's `ProcessBundleDescriptor`, completed with where the worker reaches its services.
+//! A stage's `ProcessBundleDescriptor`, completed for a worker: with where it reaches its services.
 
 use beam_model::fn_execution::{ProcessBundleDescriptor, RemoteGrpcPort};
 use beam_model::pipeline::ApiServiceDescriptor;
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
+use beam_model::urns::standard_protocols::DATA_SAMPLING;
 use prost::Message;
 use runner_core::ports::StageSpec;
 
+use super::sampled::sampled;
 use crate::error::BridgeError;
+use crate::worker::WorkerSession;
 
-pub(super) fn with_endpoints(
+pub(super) fn for_worker(
+    worker: &WorkerSession,
     stage: &StageSpec,
     endpoint: &ApiServiceDescriptor,
 ) -> Result<ProcessBundleDescriptor, BridgeError> {
@@ -27,6 +31,9 @@ pub(super) fn with_endpoints(
         })?;
         port.api_service_descriptor = Some(endpoint.clone());
         spec.payload = port.encode_to_vec().into();
+    }
+    if worker.job.samples && worker.environment.can(DATA_SAMPLING) {
+        sampled(&mut descriptor, &stage.environment_id);
     }
     Ok(descriptor)
 }

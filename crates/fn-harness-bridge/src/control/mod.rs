@@ -1,6 +1,9 @@
 //! `BeamFnControl`: instructions to workers, their answers, and the descriptors they ask for.
 
+mod ask;
 mod descriptor;
+mod sampled;
+mod short_ids;
 
 use std::sync::Arc;
 
@@ -17,6 +20,9 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::error::BridgeError;
 use crate::server::Shared;
 use crate::worker::{OutboxStream, WorkerSession};
+
+pub(crate) use ask::{NoAnswer, ask};
+pub(crate) use short_ids::{ShortIds, monitoring_infos};
 
 pub(crate) struct ControlService {
     shared: Arc<Shared>,
@@ -54,7 +60,7 @@ impl BeamFnControl for ControlService {
         let id = request.into_inner().process_bundle_descriptor_id;
         let stage = worker.job.stage(&id);
         let stage = stage.ok_or_else(|| BridgeError::UnknownDescriptor { job: worker.job.id.clone(), id })?;
-        Ok(Response::new(descriptor::with_endpoints(&stage, &self.shared.endpoint.descriptor())?))
+        Ok(Response::new(descriptor::for_worker(&worker, &stage, &self.shared.endpoint.descriptor())?))
     }
 }
 
@@ -65,10 +71,11 @@ const REGISTERED_BYTES: usize = 1 << 20;
 /// are none, or so many that most would be sent in vain. The protocol calls this way deprecated, but every
 /// SDK takes it, or ignores it and asks.
 pub(crate) fn register(
+    worker: &WorkerSession,
     stages: &[Arc<StageSpec>],
     endpoint: &ApiServiceDescriptor,
 ) -> Option<InstructionRequest> {
-    let descriptors = stages.iter().map(|stage| descriptor::with_endpoints(stage, endpoint).ok());
+    let descriptors = stages.iter().map(|stage| descriptor::for_worker(worker, stage, endpoint).ok());
     let process_bundle_descriptor: Vec<_> = descriptors.collect::<Option<_>>()?;
     let request = RegisterRequest { process_bundle_descriptor };
     let fits = !stages.is_empty() && request.encoded_len() <= REGISTERED_BYTES;

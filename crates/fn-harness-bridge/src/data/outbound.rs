@@ -2,7 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use beam_model::fn_execution::{Elements, elements};
+use beam_model::fn_execution::instruction_request::Request;
+use beam_model::fn_execution::{Elements, InstructionRequest, ProcessBundleRequest, elements};
+use beam_model::urns::standard_protocols::CONTROL_REQUEST_ELEMENTS_EMBEDDING;
 use bytes::{Bytes, BytesMut};
 use runner_core::fault::Fault;
 use runner_core::ports::TimerBlock;
@@ -17,6 +19,10 @@ const FRAME_BYTES: usize = 1 << 20;
 /// higher than that of the copy.
 const SMALL_BLOCK_BYTES: usize = 32 << 10;
 
+/// A bundle whose input has no more bytes than this is sent as a whole in its request, where the SDK can take it
+/// so. Control messages are to stay small: a worker reads its instructions one after the other.
+const EMBEDDED_BYTES: usize = 64 << 10;
+
 /// The elements of one input, block by block.
 pub(crate) type Blocks = Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>;
 
@@ -26,14 +32,18 @@ pub(crate) enum FeedError {
     WorkerGone,
 }
 
-/// Sends all inputs of a bundle, then its timers, and the mark of their end for each.
+/// Begins a bundle: sends its request, all its inputs, then its timers, and the mark of their end for each.
 pub(crate) async fn feed(
     worker: &WorkerSession,
     instruction: &str,
+    request: ProcessBundleRequest,
     inputs: BTreeMap<String, Blocks>,
     timers: FiredTimers,
 ) -> Result<(), FeedError> {
-    let mut frame = Frame { instruction, elements: Elements::default(), bytes: 0 };
+    let mut frame = Frame { instruction, request: Some(request), elements: Elements::default(), bytes: 0 };
+    if !worker.environment.can(CONTROL_REQUEST_ELEMENTS_EMBEDDING) {
+        frame.send(worker).await?;
+    }
     for (transform_id, mut blocks) in inputs {
         // A short input is taken from here. A longer one may have to be read from somewhere: it is
         // taken where waiting for that holds up nobody.
@@ -70,7 +80,9 @@ async fn feed_timers(
     timers: FiredTimers,
 ) -> Result<(), FeedError> {
     let FiredTimers { blocks, families } = timers;
-    if !blocks.is_empty() {
+    let timer_bytes: usize = blocks.iter().map(|block| block.timers.len()).sum();
+    let embedded = frame.request.is_some() && frame.bytes + timer_bytes <= EMBEDDED_BYTES;
+    if !blocks.is_empty() && !embedded {
         frame.send(worker).await?;
     }
     for TimerBlock { transform_id, family_id, timers } in blocks {
@@ -80,12 +92,17 @@ async fn feed_timers(
         frame.push_timers(TimerFamily { transform_id, family_id }, timers, false);
     }
     families.into_iter().for_each(|family| frame.push_timers(family, Bytes::new(), true));
-    frame.send(worker).await
+    match embedded {
+        true => frame.send_embedded(worker).await,
+        false => frame.send(worker).await,
+    }
 }
 
 /// One message being put together.
 struct Frame<'a> {
     instruction: &'a str,
+    /// The bundle's request, if it has not been sent yet.
+    request: Option<ProcessBundleRequest>,
     elements: Elements,
     bytes: usize,
 }
@@ -114,13 +131,31 @@ impl Frame<'_> {
         });
     }
 
+    /// Sends what there is. The bundle's request goes first, without elements.
     async fn send(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
         self.bytes = 0;
+        self.send_request(worker).await?;
         let elements = std::mem::take(&mut self.elements);
         if elements.data.is_empty() && elements.timers.is_empty() {
             return Ok(());
         }
         worker.data.send(elements).await.map_err(|_| FeedError::WorkerGone)
+    }
+
+    /// Sends the bundle's request with all that the bundle gets.
+    async fn send_embedded(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
+        let elements = std::mem::take(&mut self.elements);
+        if let Some(request) = &mut self.request {
+            request.elements = Some(elements);
+        }
+        self.send_request(worker).await
+    }
+
+    async fn send_request(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
+        let Some(request) = self.request.take() else { return Ok(()) };
+        let instruction_id = self.instruction.to_owned();
+        let request = InstructionRequest { instruction_id, request: Some(Request::ProcessBundle(request)) };
+        worker.control.send(request).await.map_err(|_| FeedError::WorkerGone)
     }
 }
 

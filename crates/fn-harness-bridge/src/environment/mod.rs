@@ -3,8 +3,10 @@
 mod external;
 mod process;
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +14,7 @@ use beam_model::pipeline::{
     AnyOfEnvironmentPayload, ArtifactInformation, Environment, ExternalPayload, ProcessPayload,
 };
 use beam_model::urns::standard_environments::environments;
+use beam_model::urns::standard_resource_hints::MAX_ACTIVE_BUNDLES_PER_WORKER;
 use prost::Message;
 use runner_core::fault::Fault;
 use tokio::time::Instant;
@@ -30,6 +33,10 @@ pub(crate) struct EnvironmentSpec {
     urn: String,
     /// What workers are to fetch before they begin.
     pub(crate) dependencies: Vec<ArtifactInformation>,
+    /// `beam:resources:max_active_bundles_per_worker:v1`: a worker must not run more bundles at once than these.
+    pub(crate) most_bundles: Option<NonZeroUsize>,
+    /// What its SDK can do beyond the least that is needed (`Environment.capabilities`).
+    capabilities: BTreeSet<String>,
     /// Whether its SDK says that it is the Python SDK.
     pub(crate) is_python: bool,
     launcher: Launcher,
@@ -68,10 +75,24 @@ impl EnvironmentSpec {
         let (chosen, launcher) = choose(environment, MAX_NESTING);
         let dependencies =
             if chosen.dependencies.is_empty() { &environment.dependencies } else { &chosen.dependencies };
-        let mut capabilities = environment.capabilities.iter().chain(&chosen.capabilities);
-        let is_python = capabilities.any(|it| it.starts_with(SDK_BASE) && it.contains("beam_python"));
-        let (id, urn, dependencies) = (id.to_owned(), chosen.urn.clone(), dependencies.clone());
-        Self { id, urn, dependencies, is_python, launcher }
+        let capabilities = || environment.capabilities.iter().chain(&chosen.capabilities);
+        let hints = || [&environment.resource_hints, &chosen.resource_hints].into_iter();
+        let most_bundles = hints().find_map(|hints| hints.get(MAX_ACTIVE_BUNDLES_PER_WORKER));
+        Self {
+            id: id.to_owned(),
+            urn: chosen.urn.clone(),
+            dependencies: dependencies.clone(),
+            is_python: capabilities().any(|it| it.starts_with(SDK_BASE) && it.contains("beam_python")),
+            // What is no number is no hint.
+            most_bundles: most_bundles.and_then(|number| str::from_utf8(number).ok()?.trim().parse().ok()),
+            capabilities: capabilities().cloned().collect(),
+            launcher,
+        }
+    }
+
+    /// Whether its SDK has this capability (`StandardProtocols`).
+    pub(crate) fn can(&self, capability: &str) -> bool {
+        self.capabilities.contains(capability)
     }
 
     /// Whether the runner itself starts a process for each worker.

@@ -22,6 +22,8 @@ pub struct BridgeConfig {
     pub end_of_output_timeout: Duration,
     /// How long a worker that has answered a bundle may take to say whether it had split it.
     pub split_timeout: Duration,
+    /// How long a worker may take to tell what the short ids of its metrics mean.
+    pub short_ids_timeout: Duration,
     /// How long a worker may take to say what it is doing.
     pub worker_status_timeout: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
@@ -37,6 +39,7 @@ impl Default for BridgeConfig {
             finalization_timeout: Duration::from_secs(60),
             end_of_output_timeout: Duration::from_secs(60),
             split_timeout: Duration::from_secs(60),
+            short_ids_timeout: Duration::from_secs(60),
             worker_status_timeout: Duration::from_secs(5),
             max_start_failures: 4,
         }

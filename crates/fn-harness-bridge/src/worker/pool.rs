@@ -1,6 +1,7 @@
 //! The workers of one environment of one job: started when a bundle needs one, and lent to bundles. How many
 //! bundles run at once is for others to say; here they are spread over the workers that there are.
 
+use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,13 +16,15 @@ use crate::control::register;
 use crate::environment::{EnvironmentSpec, Running};
 use crate::server::Shared;
 
+/// However many bundles a worker may run at once, it is not given more.
+const MOST_BUNDLES_WORTHWHILE: usize = 64;
 /// How long a worker may go on logging after it was stopped.
 const LAST_LOGS_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(crate) struct EnvironmentWorkers {
     shared: Arc<Shared>,
-    job: Arc<JobContext>,
-    environment: Arc<EnvironmentSpec>,
+    pub(crate) job: Arc<JobContext>,
+    pub(crate) environment: Arc<EnvironmentSpec>,
     /// `{job id}-{environment index}`, the beginning of worker ids.
     id_prefix: String,
     /// How many workers may run.
@@ -45,12 +48,13 @@ struct Lent {
 enum Choice {
     Worker(Arc<WorkerSession>),
     New,
-    /// On one that is starting.
+    /// On one that is starting, or has too much to do now.
     Later,
 }
 
 impl Lent {
-    fn choose(&mut self, most: usize) -> Choice {
+    /// `most`: how many workers there may be. `full`: with so many bundles a worker must not get another.
+    fn choose(&mut self, most: usize, full: Option<NonZeroUsize>) -> Choice {
         self.workers.retain(|(worker, _)| !worker.is_gone());
         let least = self.workers.iter().map(|(_, bundles)| *bundles).min();
         if least != Some(0) && self.workers.len() + self.starting < most {
@@ -58,6 +62,7 @@ impl Lent {
             return Choice::New;
         }
         match self.workers.iter_mut().rev().find(|(_, bundles)| Some(*bundles) == least) {
+            Some((_, bundles)) if full.is_some_and(|full| *bundles >= full.get()) => Choice::Later,
             Some((worker, bundles)) => {
                 *bundles += 1;
                 Choice::Worker(worker.clone())
@@ -108,7 +113,7 @@ impl EnvironmentWorkers {
     }
 
     /// A worker for one bundle: the one with the least to do, or one started anew if all have something to do.
-    /// Waits while all are starting; dropping the future leaves a worker that is just starting to the next
+    /// Waits while all are starting, or have as many bundles as they may have; dropping the future leaves a worker that is just starting to the next
     /// bundle.
     pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, Fault> {
         loop {
@@ -119,7 +124,7 @@ impl EnvironmentWorkers {
             tokio::pin!(changed);
             // From here on no change is missed.
             changed.as_mut().enable();
-            let choice = self.lent().choose(self.most);
+            let choice = self.lent().choose(self.most, self.environment.most_bundles);
             match choice {
                 Choice::Worker(worker) => return Ok(Lease { worker, workers: self.clone() }),
                 Choice::New => return self.lease_new().await,
@@ -148,6 +153,12 @@ impl EnvironmentWorkers {
             sender.send(lease).ok();
         });
         receiver.await.map_err(|_| self.closed())?
+    }
+
+    /// How many bundles may run at once, on all workers together.
+    pub(crate) fn parallelism(&self) -> usize {
+        let each = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
+        self.most.saturating_mul(each.min(MOST_BUNDLES_WORTHWHILE))
     }
 
     fn closed(&self) -> Fault {
@@ -182,7 +193,7 @@ impl EnvironmentWorkers {
         let worker = Arc::new(WorkerSession::new(id, self.job.clone(), self.environment.clone()));
         self.shared.registry.add_worker(worker.clone());
         let stages = self.job.stages_of(&self.environment.id);
-        if let Some(request) = register(&stages, &self.shared.endpoint.descriptor()) {
+        if let Some(request) = register(&worker, &stages, &self.shared.endpoint.descriptor()) {
             // Waits in the outbox until the worker connects.
             worker.control.send(request).await.ok();
         }

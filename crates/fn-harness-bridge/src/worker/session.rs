@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Outbox, RecentLines};
 use crate::bundle::{ActiveBundle, JobContext};
+use crate::control::ShortIds;
 use crate::environment::EnvironmentSpec;
 use crate::worker_status::StatusQueries;
 
@@ -40,6 +41,7 @@ pub(crate) struct WorkerSession {
     pub(crate) status_queries: StatusQueries,
     pub(crate) recent_lines: RecentLines,
     pub(crate) logging: LoggingState,
+    pub(crate) short_ids: ShortIds,
     why_gone: OnceLock<String>,
     exit: Exit,
     bundles: Mutex<HashMap<String, Arc<ActiveBundle>>>,
@@ -78,6 +80,7 @@ impl WorkerSession {
             status_queries: StatusQueries::default(),
             recent_lines: RecentLines::default(),
             logging: LoggingState::default(),
+            short_ids: ShortIds::default(),
             why_gone: OnceLock::new(),
             exit: Exit::default(),
             bundles: Mutex::default(),

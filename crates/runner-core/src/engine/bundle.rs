@@ -84,6 +84,7 @@ impl<B: Clone> Bundle<B> {
             attempt: self.attempt,
             blocks: self.content.blocks.clone(),
             timers: self.content.timers.clone(),
+            partitions: self.content.partitions.clone(),
             watermark: self.watermark,
             draining: self.draining,
         }

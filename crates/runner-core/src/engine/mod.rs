@@ -121,6 +121,8 @@ pub enum EngineAction<B> {
         attempt: Attempt,
         blocks: Vec<Block<B>>,
         timers: Vec<Timer>,
+        /// The keys that no other bundle of the stage has meanwhile.
+        partitions: Vec<Partition>,
         /// The stage's input watermark: what belongs to windows that were over before this is late.
         watermark: EventTime,
         /// Whether restrictions are to be truncated before they are processed.

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::merging::{MergedInput, Merger};
 use super::state::StageState;
 use super::{FaultInjection, late, timers};
-use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Timer, TimerChange};
+use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Partition, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
@@ -20,7 +20,7 @@ use crate::ports::{
     TimerBlock,
 };
 use crate::runner_transforms::elements;
-use crate::state::BundleState;
+use crate::state::{BundleState, CacheUse};
 
 type Blocks = Vec<Block<Bytes>>;
 
@@ -31,6 +31,8 @@ pub(super) struct Done {
     pub(super) timers: Vec<TimerChange>,
     /// What it wrote to user state, to be committed.
     pub(super) state: Option<Arc<BundleState>>,
+    /// What its worker may have kept of that.
+    pub(super) cache: Option<Arc<CacheUse>>,
     pub(super) result: BundleResult,
 }
 
@@ -41,6 +43,8 @@ pub(super) type Outcome = Result<Done, (Fault, Vec<MonitoringInfo>)>;
 pub(super) struct Content {
     pub(super) blocks: Vec<Block<Bytes>>,
     pub(super) timers: Vec<Timer>,
+    /// The keys that only this bundle has.
+    pub(super) partitions: Vec<Partition>,
     /// What belongs only to windows that were over before this is dropped.
     pub(super) watermark: EventTime,
     /// Whether restrictions are to be truncated.
@@ -76,7 +80,7 @@ impl Run {
         let outputs = Arc::new(Outputs::default());
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
-        let Content { blocks, timers: due, watermark, draining } = self.content;
+        let Content { blocks, timers: due, watermark, draining, .. } = self.content;
         let whole = blocks.clone();
         let blocks = blocks.into_iter().map(|block| block.data).collect();
         let mut dropped = Dropped::default();
@@ -132,7 +136,8 @@ impl Run {
         if let Some(keyed) = &stage.keyed {
             result.monitoring_infos.extend(dropped.monitoring_infos(&keyed.transform));
         }
-        Ok(Done { outputs, residuals, timers, state: self.state.user.clone(), result })
+        let (state, cache) = (self.state.user.clone(), self.state.cache.clone());
+        Ok(Done { outputs, residuals, timers, state, cache, result })
     }
 }
 

@@ -37,9 +37,9 @@ use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
 };
 use crate::runner_transforms::live_side_input::Snapshot;
-use crate::runner_transforms::side_input::{SideInput, SideInputView};
+use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
-use crate::state::{BundleState, StateStore};
+use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
@@ -124,9 +124,10 @@ pub async fn run(execution: Execution) -> Outcome {
         engine,
         reports,
         stages,
-        side_inputs: HashMap::new(),
+        side_inputs: state::Views::default(),
         live: LiveViews::new(),
         states: HashMap::new(),
+        caches: HashMap::new(),
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
         wake: None,
@@ -143,6 +144,7 @@ struct Uncommitted {
     infos: Vec<MonitoringInfo>,
     finalizer: Option<Box<dyn Finalizer>>,
     state: Option<Arc<BundleState>>,
+    cache: Option<Arc<CacheUse>>,
 }
 
 /// The workers of one stage.
@@ -189,11 +191,13 @@ struct Job {
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, StageWorkers>,
-    side_inputs: HashMap<CollectionId, Arc<dyn SideInputView>>,
+    side_inputs: state::Views,
     /// Those of them that go on changing, as they are now.
     live: LiveViews,
     /// The committed user state of each stage that has some.
     states: HashMap<NodeId, Arc<StateStore>>,
+    /// What workers know of it.
+    caches: HashMap<NodeId, Arc<UserStateCaches>>,
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
@@ -248,18 +252,18 @@ impl Job {
         match report {
             Report::Event(event) => event,
             Report::SideInput { collection, ready } => {
-                self.side_inputs.insert(collection, ready);
+                self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
             }
             Report::LiveSideInput { collection, snapshot } => {
-                self.side_inputs.insert(collection, snapshot.clone());
+                self.side_inputs.publish(collection, snapshot.clone());
                 self.live.insert(collection, snapshot);
                 EngineEvent::SideInputUpdated { collection }
             }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
-                let attempt::Done { outputs, residuals, timers, state, result } = done;
+                let attempt::Done { outputs, residuals, timers, state, cache, result } = done;
                 let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
-                self.uncommitted.insert((bundle, attempt), Uncommitted { infos, finalizer, state });
+                self.uncommitted.insert((bundle, attempt), Uncommitted { infos, finalizer, state, cache });
                 EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals, timers }
             }
             Report::Attempt { bundle, attempt, result: Err((fault, infos)) } => {
@@ -276,8 +280,17 @@ impl Job {
         for action in self.engine.step(processing_time(), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
-                EngineAction::Run { node, bundle, attempt, blocks, timers, watermark, draining } => {
-                    let content = Content { blocks, timers, watermark, draining };
+                EngineAction::Run {
+                    node,
+                    bundle,
+                    attempt,
+                    blocks,
+                    timers,
+                    partitions,
+                    watermark,
+                    draining,
+                } => {
+                    let content = Content { blocks, timers, partitions, watermark, draining };
                     self.run_bundle(node, bundle, attempt, content)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
@@ -349,7 +362,7 @@ impl Job {
             .reduce(u64::wrapping_add)
     }
 
-    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, content: Content) {
+    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, mut content: Content) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
         let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
@@ -359,6 +372,12 @@ impl Job {
         let user = stage.keyed.as_ref().map(|keyed| {
             let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
             Arc::new(self.states.entry(node).or_insert_with(store).begin())
+        });
+        // When windows merge their state is put together here, and workers do not learn of it.
+        let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
+        let cache = cached.map(|_| {
+            let partitions = std::mem::take(&mut content.partitions);
+            Arc::new(self.caches.entry(node).or_default().begin(partitions))
         });
         let (control, requests) = BundleRequests::channel();
         if plan.streaming && stage.restriction_reader.is_some() {
@@ -370,7 +389,7 @@ impl Job {
             bundle,
             attempt,
             content,
-            state: Arc::new(state::StageState { side_inputs, user }),
+            state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
             inject: self.execution.inject,
             requests,
             side_inputs_version: self.side_inputs_version(stage),
@@ -379,6 +398,9 @@ impl Job {
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             let result = run.run(&workers).await;
+            if let (Err(_), Some(cache)) = (&result, &cache) {
+                cache.discard();
+            }
             let _ = reports.send(Report::Attempt { bundle, attempt, result }).await;
         });
     }
@@ -407,9 +429,12 @@ impl Job {
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
         self.controls.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
-        let Uncommitted { infos, finalizer, state } = uncommitted;
+        let Uncommitted { infos, finalizer, state, cache } = uncommitted;
         if let Some(state) = state {
             state.commit();
+        }
+        if let Some(cache) = cache {
+            cache.commit();
         }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);

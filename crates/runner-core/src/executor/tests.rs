@@ -15,7 +15,8 @@ use beam_model::coders::windowed_value::read_header;
 use super::*;
 use crate::fault::Blame;
 use crate::plan::testing::PlanBuilder;
-use crate::ports::{RemoteBundle, Residual, StageSpec, StateKey};
+use crate::plan::{KeyedStage, Merging};
+use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
 const LIMIT: Duration = Duration::from_secs(20);
@@ -312,6 +313,41 @@ async fn a_stage_has_the_state_that_the_plan_says_and_no_other() {
     })
     .await;
     assert!(matches!(job.outcome, Outcome::Done), "{:?}", job.outcome);
+}
+
+#[tokio::test]
+async fn what_a_failed_attempt_has_left_in_a_workers_cache_is_not_used() {
+    let mut builder = PlanBuilder::new();
+    let start = builder.impulse();
+    let more = builder.stage(start, &[], 1)[0];
+    builder.stage(more, &[], 0);
+    builder.last_stage().keyed = Some(KeyedStage {
+        transform: "transform".to_owned(),
+        window_coder: Arc::new(Coder::GlobalWindow),
+        merging: Merging::Never,
+        families: Vec::new(),
+        states: Vec::new(),
+        time_sorted: false,
+        allowed_lateness: 0,
+    });
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let tokens = seen.clone();
+    let work = move |stage: &str, bundle: RemoteBundle| {
+        if stage == "stage 1" {
+            (0..3).try_for_each(|_| bundle.outputs.receive("sink0", impulse_element()))?;
+        } else {
+            tokens.lock().unwrap().push(bundle.state.cache_tokens("worker"));
+        }
+        Ok(BundleResult::default())
+    };
+    let job = execute(builder.build(), BundlePolicy::EachBlock, FaultInjection::FirstAttempts, work).await;
+    assert!(matches!(job.outcome, Outcome::Done), "{:?}", job.outcome);
+    let seen = seen.lock().unwrap();
+    let token = |generation| CacheToken::UserState { token: format!("user-state-{generation}").into() };
+    // One key, so one bundle at a time: what fails changes the token, what is committed does not.
+    let expected = (1..).flat_map(|generation| [token(generation), token(generation + 1)]);
+    assert!(seen.len() >= 2 && seen.len() % 2 == 0, "{seen:?}");
+    assert_eq!(*seen, expected.take(seen.len()).map(|token| vec![token]).collect::<Vec<_>>());
 }
 
 /// Splits what it reads until nothing is left: 5, then 4, … with a delay each time.

@@ -15,5 +15,5 @@ pub use bundle::{
     StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
 };
 pub use bundle_request::{BundleControl, BundleRequest, BundleRequests, BundleSplit, ChannelSplit};
-pub use state::{StateHandler, StateKey, StatePage};
+pub use state::{CacheToken, StateHandler, StateKey, StatePage};
 pub use workers::{ArtifactSource, LogSeverity, WorkerLog, WorkerLogSink};

@@ -78,10 +78,31 @@ pub struct StatePage {
     pub continuation: Bytes,
 }
 
+/// What a worker may keep beyond a bundle (`ProcessBundleRequest.CacheToken`): values that it was given, or has
+/// written itself, under one token are good for every bundle that comes with the same token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CacheToken {
+    /// All user state of the stage.
+    UserState {
+        token: Bytes,
+    },
+    SideInput {
+        transform_id: String,
+        side_input_id: String,
+        token: Bytes,
+    },
+}
+
 /// Answers the state requests of one bundle. Called from many threads.
 pub trait StateHandler: Send + Sync {
     /// The page of `key`'s value that `continuation` (empty: the first) names.
     fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault>;
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault>;
     fn clear(&self, key: &StateKey) -> Result<(), Fault>;
+
+    /// What `worker`, which is to run the bundle, may keep of it. To be asked of every attempt before it begins, also
+    /// if the worker is known to keep nothing: which worker had the bundle counts for the next one.
+    fn cache_tokens(&self, _worker: &str) -> Vec<CacheToken> {
+        Vec::new()
+    }
 }

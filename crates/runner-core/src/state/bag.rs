@@ -45,7 +45,8 @@ pub(super) fn parts<'a>(
     current(committed, writes).flat_map(Values::parts)
 }
 
-/// Tokens are indices of parts. Parts are only ever added to the end of a bag, so an index stays good.
+/// Tokens are places in bytes. A worker may keep one beyond its bundle, and a commit may put parts together; but
+/// bytes are only ever added to the end of a bag.
 pub(super) fn get(
     committed: Option<&Values>,
     writes: Option<&BagWrites>,
@@ -55,10 +56,15 @@ pub(super) fn get(
         [] => 0,
         token => u64::from_be_bytes(token.try_into().map_err(|_| bad_token())?),
     };
-    let mut parts =
-        (0_u64..).zip(parts(committed, writes)).skip_while(|(index, _)| *index < from).map(Ok).peekable();
+    let mut end = 0;
+    let placed = parts(committed, writes).map(|part| {
+        let place = end;
+        end += part.as_slice().len() as u64;
+        (place, part)
+    });
+    let mut parts = placed.filter_map(|(place, part)| part.after(from, place)).map(Ok).peekable();
     if from > 0 && parts.peek().is_none() {
         return Err(bad_token());
     }
-    paging::page(parts, |index: u64| Bytes::copy_from_slice(&index.to_be_bytes()))
+    paging::page(parts, |place: u64| Bytes::copy_from_slice(&place.to_be_bytes()))
 }

@@ -15,6 +15,7 @@
 mod active_windows;
 mod bag;
 mod bundle;
+mod cache;
 mod map;
 mod merge;
 mod merged_cells;
@@ -31,6 +32,7 @@ use beam_model::coders::Coder;
 
 pub use active_windows::WindowMerge;
 pub use bundle::BundleState;
+pub use cache::{CacheUse, UserStateCaches};
 pub use store::StateStore;
 
 /// A state that a ParDo of the stage declares: a `StateSpec`.

@@ -15,7 +15,17 @@ pub(super) enum Part<'a> {
     Made(Vec<u8>),
 }
 
-impl Part<'_> {
+impl<'a> Part<'a> {
+    /// What of a part that begins at `place` is at `from` or after it, and where that begins; nothing if it ends
+    /// before.
+    pub(super) fn after(self, from: u64, place: u64) -> Option<(u64, Self)> {
+        let Some(before) = from.checked_sub(place).filter(|before| *before > 0) else {
+            return Some((place, self));
+        };
+        let rest = self.as_slice().get(usize::try_from(before).ok()?..).filter(|rest| !rest.is_empty())?;
+        Some((from, Self::Made(rest.to_vec())))
+    }
+
     pub(super) fn as_slice(&self) -> &[u8] {
         match self {
             Self::Page(page) => page,

@@ -92,9 +92,8 @@ impl NaiveTimers {
     fn kind(&self, times: Times) -> Option<TimerKind> {
         let over = times.watermark == EventTime::MAX;
         let waits = over && (!times.idle || self.of(TimerKind::ProcessingTime).next().is_some());
-        KINDS
-            .into_iter()
-            .find(|kind| !self.due(*kind, times).is_empty() && !(waits && *kind == TimerKind::Expiration))
+        let may = |kind: &TimerKind| !waits || *kind != TimerKind::Expiration;
+        KINDS.into_iter().filter(may).find(|kind| !self.due(*kind, times).is_empty())
     }
 
     /// All that may fire: of each key that no bundle has those of the earliest time, earliest first.

@@ -12,7 +12,7 @@ fn at_time(time: i64, key: &str, value: u64) -> Bytes {
     let mut bytes = Vec::new();
     let windows = [&b""[..]];
     let pane = PaneInfo::NO_FIRING_ENCODED;
-    write_header(&mut bytes, EventTime(time), windows.into_iter(), pane).unwrap();
+    write_header(&mut bytes, EventTime(time), windows, pane).unwrap();
     varint::write_prefixed(&mut bytes, key.as_bytes());
     varint::write(&mut bytes, value);
     bytes.into()

@@ -1,5 +1,6 @@
 //! User state, by hand and against naive models.
 
+mod cache;
 mod merging;
 mod model;
 
@@ -279,6 +280,32 @@ fn tokens_that_were_never_given_out_are_refused() {
         let fault = bundle.get(&key, &token.clone().into()).unwrap_err();
         assert_eq!(fault.blame, Blame::Environment, "{key:?} {token:?}");
     }
+}
+
+#[test]
+fn a_token_is_good_after_a_commit_that_puts_parts_together() {
+    let store = store();
+    let [small, large] = [vec![1; 3], vec![2; PAGE_BYTES]];
+    let first = store.begin();
+    first.append(&bag(b"k"), small.clone().into()).unwrap();
+    first.commit();
+    let bundle = store.begin();
+    for part in [&small, &large, &small] {
+        bundle.append(&bag(b"k"), part.clone().into()).unwrap();
+    }
+    let page = bundle.get(&bag(b"k"), &Bytes::new()).unwrap();
+    assert!(!page.continuation.is_empty(), "there is but one page");
+    bundle.commit();
+    let later = store.begin();
+    later.append(&bag(b"k"), bytes(b"new")).unwrap();
+    let mut whole = page.data.to_vec();
+    let mut continuation = page.continuation;
+    while !continuation.is_empty() {
+        let page = later.get(&bag(b"k"), &continuation).unwrap();
+        whole.extend_from_slice(&page.data);
+        continuation = page.continuation;
+    }
+    assert_eq!(whole, [&small[..], &small, &large, &small, b"new"].concat());
 }
 
 #[test]

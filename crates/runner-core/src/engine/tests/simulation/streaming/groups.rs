@@ -122,7 +122,7 @@ impl Groups {
         let mut encoded = Vec::new();
         IntervalWindow { start: EventTime(window.0), end: EventTime(window.1) }.write(&mut encoded);
         let windows = [encoded.as_slice()];
-        write_header(bytes, element.time, windows.into_iter(), PaneInfo::NO_FIRING_ENCODED).unwrap();
+        write_header(bytes, element.time, windows, PaneInfo::NO_FIRING_ENCODED).unwrap();
         varint::write_prefixed(bytes, key_of(value).to_string().as_bytes());
         varint::write(bytes, value);
     }

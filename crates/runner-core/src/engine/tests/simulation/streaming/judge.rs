@@ -14,7 +14,16 @@ impl World<'_> {
     pub(super) fn carry_out(&mut self, action: EngineAction<Batch>) {
         assert!(self.outcome.is_none(), "{action:?} after the end");
         match action {
-            EngineAction::Run { node, bundle, attempt, blocks, timers, watermark, draining } => {
+            EngineAction::Run {
+                node,
+                bundle,
+                attempt,
+                blocks,
+                timers,
+                watermark,
+                draining,
+                partitions: _,
+            } => {
                 if self.running.contains_key(&bundle) {
                     self.run_again(bundle, attempt, &blocks, &timers);
                 } else {

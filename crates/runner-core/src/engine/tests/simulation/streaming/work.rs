@@ -310,7 +310,7 @@ impl Worker<'_> {
                 0 => self.emit(&[*value], element.time, bound),
                 1 => {
                     let fire = soon(30);
-                    let hold = if made / 8 % 2 == 0 { EventTime(fire).min(expiry) } else { time };
+                    let hold = if (made / 8).is_multiple_of(2) { EventTime(fire).min(expiry) } else { time };
                     let hops = (made / 16 % 3).to_string();
                     self.set(keyed, id(0, format!("{unique} {value}")), fire, hold, &hops);
                 }

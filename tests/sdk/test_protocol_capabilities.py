@@ -1,0 +1,149 @@
+"""What runner and SDK can do together beyond the least: caches, samples, hints."""
+
+import threading
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.coders import VarIntCoder
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.runners.worker import sdk_worker
+from apache_beam.transforms.combiners import CountCombineFn
+from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
+
+import cases  # pylint: disable=unused-import
+import harness
+
+KEYS = 'abc'
+ELEMENTS = 20  # of each key
+
+
+# --- What a worker keeps from one bundle to the next
+
+
+class _Count(beam.DoFn):
+  """Numbers the elements of a key; what it has seen is a bag, read anew for each."""
+  COUNT = CombiningValueStateSpec('count', VarIntCoder(), CountCombineFn())
+  SEEN = BagStateSpec('seen', VarIntCoder())
+
+  def process(self, element, side, count=beam.DoFn.StateParam(COUNT), seen=beam.DoFn.StateParam(SEEN)):  # pylint: disable=arguments-differ
+    key, value = element
+    count.add(1)
+    if value % 7 == 6:
+      seen.clear()
+    seen.add(value)
+    yield key, (count.read(), len(list(seen.read())), sum(side))
+
+
+@pytest.fixture
+def asked(monkeypatch):
+  """State keys that LOOPBACK workers, which run here, have asked the runner for: their kinds."""
+  kinds = []
+  ask = sdk_worker.GrpcStateHandler.get_raw
+
+  def get_raw(self, state_key, continuation_token=None):
+    kinds.append(state_key.WhichOneof('type'))
+    return ask(self, state_key, continuation_token)
+
+  monkeypatch.setattr(sdk_worker.GrpcStateHandler, 'get_raw', get_raw)
+  return kinds
+
+
+def count_elements(endpoint, *options):
+  arguments = harness.portable_options(endpoint, extra=['--bundle_size=element', *options])
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  side = pipeline | 'Side' >> beam.Create([1, 2, 3])
+  counted = (
+      pipeline
+      | beam.Create([(key, value) for value in range(ELEMENTS) for key in KEYS])
+      | beam.Reshuffle()
+      | beam.ParDo(_Count(), beam.pvalue.AsIter(side)))
+
+  def numbered(results):
+    for key in KEYS:
+      mine = [result for k, result in results if k == key]
+      assert sorted(n for n, _, _ in mine) == list(range(1, ELEMENTS + 1)), (key, mine)
+      assert {total for _, _, total in mine} == {6}
+      assert max(seen for _, seen, _ in mine) <= ELEMENTS
+
+  harness.check_with(counted, numbered)
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+
+
+def test_a_worker_keeps_state_and_side_inputs_from_one_bundle_to_the_next(endpoint, asked):
+  count_elements(endpoint)
+  assert asked.count('bag_user_state') >= len(KEYS) * ELEMENTS
+  assert asked.count('iterable_side_input') >= len(KEYS) * ELEMENTS
+  asked.clear()
+  count_elements(endpoint, '--max_cache_memory_usage_mb=10')
+  # Each state of each key once; the check has a side input of its own.
+  assert asked.count('bag_user_state') <= 2 * len(KEYS), asked
+  assert asked.count('iterable_side_input') <= 3, asked
+
+
+@pytest.mark.parametrize('options', [
+    ('--inject_bundle_failures=first_attempt',),
+    ('--sdk_worker_parallelism=3',),
+    ('--sdk_worker_parallelism=3', '--inject_bundle_failures=first_attempt')])
+def test_what_a_worker_keeps_is_never_old(options, endpoint):
+  count_elements(endpoint, '--max_cache_memory_usage_mb=10', *options)
+
+
+# --- The element at which it failed
+
+
+def refuse_sour(element):
+  if element[0] == 'sour':
+    raise ValueError('not to my taste')
+  return element
+
+
+def failure(endpoint, environment, *options):
+  arguments = harness.portable_options(endpoint, environment, options)
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  pipeline | beam.Create([('sweet', 1), ('sour', 2)]) | beam.Reshuffle() | 'Taste' >> beam.Map(refuse_sour)  # pylint: disable=expression-not-assigned
+  with pytest.raises(RuntimeError) as raised:
+    harness.run_pipeline(pipeline)
+  text = str(raised.value)
+  assert 'not to my taste' in text and 'Taste' in text
+  return text
+
+
+@pytest.mark.parametrize('experiment', ['enable_always_on_exception_sampling', 'enable_data_sampling'])
+def test_the_failing_element_is_in_the_error_if_it_is_wanted(experiment, endpoint, process):
+  text = failure(endpoint, process, '--experiments=' + experiment)
+  assert "The element was: ('sour', 2)" in text, text
+
+
+def test_the_failing_element_is_not_in_the_error_if_it_is_not_wanted(endpoint):
+  assert 'The element was' not in failure(endpoint, ('LOOPBACK', None))
+
+
+# --- How many bundles a worker runs at once
+
+_LOCK = threading.Lock()
+_RUNNING = [0, 0]  # now, at most
+
+
+def slow(element):
+  with _LOCK:
+    _RUNNING[0] += 1
+    _RUNNING[1] = max(_RUNNING)
+  time.sleep(0.05)
+  with _LOCK:
+    _RUNNING[0] -= 1
+  return element
+
+
+@pytest.mark.parametrize('hint, expected', [(None, 1), (1, 1), (3, 3)])
+def test_bundles_at_once_on_a_worker(hint, expected, endpoint):
+  _RUNNING[:] = [0, 0]
+  work = 'Slow' >> beam.Map(slow)
+  if hint:
+    work = work.with_resource_hints(max_active_bundles_per_worker=str(hint))
+  arguments = harness.portable_options(endpoint, extra=['--bundle_size=element'])
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  harness.check(pipeline | beam.Create(range(24)) | beam.Reshuffle() | work, range(24))
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
+  assert _RUNNING[1] == expected
