@@ -13,7 +13,7 @@ from apache_beam.utils.timestamp import Timestamp
 
 from harness import case, check
 
-from .requirements import Requiring, _expire
+from .requirements import Requiring, expire
 
 # Two sessions of 'a', the first of which two far apart make one with a third, and one of 'b'.
 CLICKS = [('a', 0), ('a', 16), ('a', 8), ('b', 3), ('a', 40), ('a', 44), ('b', 4)]
@@ -47,7 +47,7 @@ class _AtTheEnd(beam.DoFn):
 
 def at_the_end():
   return Requiring(
-      _AtTheEnd(), common_urns.requirements.REQUIRES_ON_WINDOW_EXPIRATION.urn, _expire)
+      _AtTheEnd(), common_urns.requirements.REQUIRES_ON_WINDOW_EXPIRATION.urn, expire)
 
 
 @case(matrix=True)
@@ -205,14 +205,16 @@ def sessions_of_a_stream(p):
   # The value of the later of two sessions that join is kept, whichever was written last.
   for t in (16, 0, 8):
     stream.add_elements([at(t)])
-  # At 30 the windows of 19 and 20 are over, at 40 that of 25, though the session that they overlap is not.
+  # At 30 the windows of 19 and 20 are over, at 40 that of 25, though the session that they overlap
+  # is not. That of 22 is not over, but the first session is, and they do not meet.
   stream.advance_watermark_to(24).add_elements([at(29)]).advance_watermark_to(30)
-  stream.add_elements([at(19)]).add_elements([at(20), at(31)]).advance_watermark_to(40)
-  stream.add_elements([at(25), at(40)])
+  stream.add_elements([at(19)]).add_elements([at(22)]).add_elements([at(20), at(31)])
+  stream.advance_watermark_to(40).add_elements([at(25), at(40)])
   stream.advance_watermark_to_infinity()
   seen = p | stream | beam.WindowInto(Sessions(10)) | beam.ParDo(_SeenSoFar())
   check(seen, [
       ('at 16', ('k', 16, 26, []), 0), ('at 0', ('k', 0, 10, []), 0),
       ('at 8', ('k', 0, 26, [0, 16]), 16), ('ended', ('k', 0, 26, [0, 8, 16]), 8),
-      ('at 29', ('k', 29, 39, []), 0), ('at 31', ('k', 29, 41, [29]), 29),
-      ('at 40', ('k', 29, 50, [29, 31]), 31), ('ended', ('k', 29, 50, [29, 31, 40]), 40)])
+      ('at 29', ('k', 29, 39, []), 0), ('at 22', ('k', 22, 39, [29]), 29),
+      ('at 31', ('k', 22, 41, [22, 29]), 22), ('at 40', ('k', 22, 50, [22, 29, 31]), 31),
+      ('ended', ('k', 22, 50, [22, 29, 31, 40]), 40)])

@@ -65,7 +65,7 @@ class _AtTheEnd(beam.DoFn):
     yield key, float(window.end), sorted(bag.read())
 
 
-def _expire(payload):
+def expire(payload):
   payload.on_window_expiration_timer_family_spec, = payload.timer_family_specs
 
 
@@ -73,7 +73,7 @@ def _expire(payload):
 def on_window_expiration(p):
   seen = p | beam.Create([('a', 1), ('a', 2), ('b', 3), ('a', 11)]) | beam.Map(
       lambda kv: TimestampedValue(kv, kv[1])) | beam.WindowInto(FixedWindows(10)) | Requiring(
-          _AtTheEnd(), common_urns.requirements.REQUIRES_ON_WINDOW_EXPIRATION.urn, _expire)
+          _AtTheEnd(), common_urns.requirements.REQUIRES_ON_WINDOW_EXPIRATION.urn, expire)
   check(seen, [('a', 10.0, [1, 2]), ('b', 10.0, [3]), ('a', 20.0, [11])])
 
 
