@@ -15,7 +15,7 @@ FLOOR_BIN := target/release/floor
 # How many random cases of each simulation `make simulate` runs.
 SEEDS ?= 10000
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
-SDK_TEST_SECONDS ?= 900
+SDK_TEST_SECONDS ?= 1500
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench fmt release debug clean-venv
