@@ -18,7 +18,7 @@ SEEDS ?= 10000
 SDK_TEST_SECONDS ?= 1500
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-latency endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -49,6 +49,12 @@ conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
 	cargo build --release -p beamline-benches --bin floor
 	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) --floor $(FLOOR_BIN) $(or $(ARGS),--output docs/benchmarks.md)
+
+bench-latency: release venv ## streaming latency beside Prism, to docs/latency.md (ARGS='--rounds N')
+	$(VENV_PYTHON) benches/latency.py --beamline $(RELEASE_BIN) --output docs/latency.md $(ARGS)
+
+endurance: release venv ## ten minutes of streaming, drained, every element accounted for (ARGS='--minutes N')
+	$(VENV_PYTHON) benches/endurance.py --beamline $(RELEASE_BIN) $(ARGS)
 
 debug: ## target/debug/beamline
 	cargo build -p beamline

@@ -83,8 +83,8 @@ def table(measured, arguments):
       '--beamline target/release/beamline`,' % (
           os.cpu_count(), platform.machine(), datetime.date.today().isoformat(), arguments.rounds,
           arguments.seconds),
-      'with Prism 2.77 on the PATH; `make bench` runs it too. From the time at which PeriodicImpulse owes an '
-      'element to the DoFn behind a Reshuffle.', '',
+      'with Prism 2.77 on the PATH. From the time at which PeriodicImpulse owes an element to the DoFn behind a '
+      'Reshuffle.', '',
       '| elements/s | runner | p50 ms | p99 ms | Beamline ÷ runner, p50 | p99 |', '|--:|---|--:|--:|--:|--:|'
   ]
   for rate in RATES:
