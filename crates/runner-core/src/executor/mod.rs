@@ -158,15 +158,6 @@ struct StageWorkers {
 
 impl StageWorkers {
     fn of(plan: &ExecutionPlan, workers: &dyn JobBundleFactory) -> BTreeMap<NodeId, Self> {
-        let stages = plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
-            Node::Stage(stage) => Some((NodeId(index), stage)),
-            Node::Impulse { .. }
-            | Node::TestStream(_)
-            | Node::GroupByKey { .. }
-            | Node::Flatten { .. }
-            | Node::Redistribute { .. }
-            | Node::AwaitSideInputs { .. } => None,
-        });
         let workers_of = |stage: &Stage| Self {
             ordinary: workers.stage(stage.spec.clone()),
             drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
@@ -175,7 +166,7 @@ impl StageWorkers {
                 Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
             }),
         };
-        stages.map(|(node, stage)| (node, workers_of(stage))).collect()
+        plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
     fn of_bundle(&self, draining: bool) -> attempt::Workers {

@@ -80,7 +80,7 @@ mod tests {
 
     use super::*;
     use crate::fusion::fuse;
-    use crate::plan::{ExecutionPlan, Node, PlanGrain, Stage, plan};
+    use crate::plan::{ExecutionPlan, PlanGrain, Stage, plan};
 
     /// The plan of a pipeline with a splittable ParDo that has a side input.
     fn planned(boundedness: is_bounded::Enum) -> ExecutionPlan {
@@ -98,15 +98,7 @@ mod tests {
     }
 
     fn stages(plan: &ExecutionPlan) -> impl Iterator<Item = &Stage> {
-        plan.nodes.iter().filter_map(|node| match node {
-            Node::Stage(stage) => Some(&**stage),
-            Node::Impulse { .. }
-            | Node::TestStream(_)
-            | Node::GroupByKey { .. }
-            | Node::Flatten { .. }
-            | Node::Redistribute { .. }
-            | Node::AwaitSideInputs { .. } => None,
-        })
+        plan.stages().map(|(_, stage)| stage)
     }
 
     #[test]

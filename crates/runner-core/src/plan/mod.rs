@@ -71,6 +71,21 @@ pub struct ExecutionPlan {
     pub transform_names: BTreeMap<String, String>,
 }
 
+impl ExecutionPlan {
+    /// The stages, producers before consumers.
+    pub fn stages(&self) -> impl Iterator<Item = (NodeId, &Stage)> {
+        self.nodes.iter().enumerate().filter_map(|(index, node)| match node {
+            Node::Stage(stage) => Some((NodeId(index), stage.as_ref())),
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::GroupByKey { .. }
+            | Node::Flatten { .. }
+            | Node::Redistribute { .. }
+            | Node::AwaitSideInputs { .. } => None,
+        })
+    }
+}
+
 /// A PCollection that passes through the runner.
 #[derive(Clone, Debug)]
 pub struct Collection {

@@ -328,7 +328,7 @@ mod tests {
 
     use super::*;
     use crate::fusion::fuse;
-    use crate::plan::{ExecutionPlan, Node, PlanGrain, StageSideInput, plan};
+    use crate::plan::{ExecutionPlan, PlanGrain, StageSideInput, plan};
 
     /// The plan of a pipeline whose splittable ParDo has a side input in windows of this function.
     fn planned(window_fn: &str) -> ExecutionPlan {
@@ -355,16 +355,7 @@ mod tests {
     }
 
     fn side_inputs(plan: &ExecutionPlan) -> Vec<&StageSideInput> {
-        let stages = plan.nodes.iter().filter_map(|node| match node {
-            Node::Stage(stage) => Some(&stage.side_inputs),
-            Node::Impulse { .. }
-            | Node::TestStream(_)
-            | Node::GroupByKey { .. }
-            | Node::Flatten { .. }
-            | Node::Redistribute { .. }
-            | Node::AwaitSideInputs { .. } => None,
-        });
-        stages.flatten().collect()
+        plan.stages().flat_map(|(_, stage)| &stage.side_inputs).collect()
     }
 
     #[test]

@@ -7,7 +7,7 @@ use beam_model::pipeline::{
 use beam_model::urns::session_windows_payload;
 
 use super::*;
-use crate::plan::{ExecutionPlan, Merging, Node};
+use crate::plan::{ExecutionPlan, Merging};
 
 const PYTHON: &str = "beam:version:sdk_base:apache/beam_python3.11_sdk:2.77.0";
 
@@ -52,16 +52,7 @@ fn planned(change: impl FnOnce(&mut Components)) -> ExecutionPlan {
 
 /// How the windows of the stage with the state merge.
 fn merging_of(plan: &ExecutionPlan) -> Merging {
-    let keyed = plan.nodes.iter().filter_map(|node| match node {
-        Node::Stage(stage) => stage.keyed.as_ref(),
-        Node::Impulse { .. }
-        | Node::TestStream(_)
-        | Node::GroupByKey { .. }
-        | Node::Flatten { .. }
-        | Node::Redistribute { .. }
-        | Node::AwaitSideInputs { .. } => None,
-    });
-    let keyed: Vec<_> = keyed.collect();
+    let keyed: Vec<_> = plan.stages().filter_map(|(_, stage)| stage.keyed.as_ref()).collect();
     assert_eq!(keyed.len(), 1);
     keyed[0].merging.clone()
 }
