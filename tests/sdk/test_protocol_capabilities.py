@@ -57,6 +57,8 @@ def count_elements(endpoint, *options):
       pipeline
       | beam.Create([(key, value) for value in range(ELEMENTS) for key in KEYS])
       | beam.Reshuffle()
+      # Said, not inferred: examples that ran before in this process may have registered other coders for tuples.
+      | beam.Map(lambda pair: pair).with_output_types(tuple[str, int])
       | beam.ParDo(_Count(), beam.pvalue.AsIter(side)))
 
   def numbered(results):
