@@ -16,8 +16,9 @@ use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
-use crate::ports::JobBundleFactory;
-use crate::runner_transforms::group_by_key::GroupByKey;
+use crate::ports::{JobBundleFactory, Storage};
+use crate::runner_transforms::group_by_key::{GroupByKey, Pane};
+use crate::runner_transforms::iterables::{Iterables, StoredIterable};
 use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
@@ -82,13 +83,21 @@ impl SideInputCollector {
 pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
+    storage: Arc<dyn Storage>,
+    iterables: Arc<Iterables>,
     collectors: HashMap<NodeId, Collector>,
     side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
 
 impl Collectors {
-    pub(super) fn new(reports: mpsc::Sender<Report>, progress: Arc<Progress>) -> Self {
-        Self { reports, progress, collectors: HashMap::new(), side_inputs: HashMap::new() }
+    pub(super) fn new(
+        reports: mpsc::Sender<Report>,
+        progress: Arc<Progress>,
+        storage: Arc<dyn Storage>,
+        iterables: Arc<Iterables>,
+    ) -> Self {
+        let (collectors, side_inputs) = (HashMap::new(), HashMap::new());
+        Self { reports, progress, storage, iterables, collectors, side_inputs }
     }
 
     /// The collector of a node, started on first use; `None` if the node is none that collects.
@@ -106,8 +115,12 @@ impl Collectors {
             match &plan.nodes[node.0] {
                 Node::GroupByKey { output, grouping, name, .. } => {
                     let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
+                    let state_backed = plan.collections[output.0].has_state_backed_values();
+                    let iterables = state_backed.then(|| self.iterables.clone());
+                    let groups =
+                        GroupByKey::new(grouping.clone(), name.clone(), self.storage.clone(), iterables);
                     let task = Group { node, output, grouping, name, plan, workers, reports, progress };
-                    tasks.spawn(report_failure(failures, task.run(asks)));
+                    tasks.spawn(report_failure(failures, task.run(groups, asks)));
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
                     let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
@@ -190,8 +203,7 @@ struct Group {
 }
 
 impl Group {
-    async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
-        let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
+    async fn run(self, mut groups: GroupByKey, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut total = 0;
         let mut counted = Dropped::default();
         while let Some(Ask { what, .. }) = asks.recv().await {
@@ -233,7 +245,7 @@ impl Group {
     /// Has the SDK merge what only it can.
     async fn merge_windows(&self, groups: &mut GroupByKey) -> Result<(), Fault> {
         let Merging::BySdk(stage) = &self.grouping.merging else { return Ok(()) };
-        let sets = groups.windows_to_merge();
+        let sets = groups.windows_to_merge()?;
         if sets.is_empty() {
             return Ok(());
         }
@@ -255,11 +267,7 @@ impl Group {
             rest = iterator;
             let last = blocks.len() < GROUP_BATCH;
             let done = last.then(|| Collected { hold: groups.hold(), wake: groups.next_wake() });
-            let blocks = if output.by_key || output.timed {
-                elements::cut(output, blocks)?
-            } else {
-                blocks.into_iter().map(elements::block).collect()
-            };
+            let blocks = cut(output, blocks)?;
             let event = EngineEvent::Collected { node: self.node, blocks, done };
             if self.reports.send(Report::Event(event)).await.is_err() {
                 return Ok(false);
@@ -268,6 +276,39 @@ impl Group {
                 return Ok(true);
             }
         }
+    }
+}
+
+/// Blocks of panes as the plan wants them.
+fn cut(output: &Collection, panes: Vec<Pane>) -> Result<Vec<Block<Bytes>>, Fault> {
+    let mut blocks = Vec::with_capacity(panes.len());
+    for Pane { data, iterable } in panes {
+        let cut = if output.by_key || output.timed {
+            elements::cut(output, vec![data.clone()])?
+        } else {
+            vec![elements::block(data.clone())]
+        };
+        match iterable {
+            // The block has this one pane only.
+            Some(iterable) => {
+                let data = Bytes::from_owner(Referring { data, _iterable: iterable });
+                blocks.extend(cut.into_iter().map(|block| Block { data: data.clone(), ..block }));
+            }
+            None => blocks.extend(cut),
+        }
+    }
+    Ok(blocks)
+}
+
+/// A pane whose values are there as long as it is.
+struct Referring {
+    data: Bytes,
+    _iterable: Arc<StoredIterable>,
+}
+
+impl AsRef<[u8]> for Referring {
+    fn as_ref(&self) -> &[u8] {
+        &self.data
     }
 }
 

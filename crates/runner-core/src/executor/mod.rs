@@ -34,8 +34,9 @@ use crate::fault::Fault;
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
 };
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
@@ -58,6 +59,8 @@ pub struct Execution {
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
+    /// Keeps what does not fit in memory.
+    pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
 }
@@ -118,9 +121,12 @@ pub async fn run(execution: Execution) -> Outcome {
             tasks.spawn(play);
             player
         });
+    let iterables = Arc::new(Iterables::default());
+    let (progress, storage) = (execution.progress.clone(), execution.storage.clone());
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone(), execution.progress.clone()),
+        collectors: Collectors::new(reports.clone(), progress, storage, iterables.clone()),
+        iterables,
         engine,
         reports,
         stages,
@@ -190,6 +196,8 @@ struct Job {
     /// What workers know of it.
     caches: HashMap<NodeId, Arc<UserStateCaches>>,
     collectors: Collectors,
+    /// Values of groups that stay here until workers ask for them.
+    iterables: Arc<Iterables>,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
     /// How to ask those bundles something that read restrictions.
@@ -380,7 +388,12 @@ impl Job {
             bundle,
             attempt,
             content,
-            state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
+            state: Arc::new(state::StageState {
+                side_inputs,
+                user,
+                cache: cache.clone(),
+                iterables: self.iterables.clone(),
+            }),
             inject: self.execution.inject,
             requests,
             side_inputs_version: self.side_inputs_version(stage),

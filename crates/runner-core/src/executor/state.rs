@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, Stage};
 use crate::ports::{CacheToken, StateHandler, StateKey, StatePage};
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::side_input::{Question, SideInputView};
 use crate::state::{BundleState, CacheUse};
 
@@ -18,6 +19,7 @@ pub(super) struct StageState {
     pub(super) user: Option<Arc<BundleState>>,
     /// There if a worker may keep of that what it knows.
     pub(super) cache: Option<Arc<CacheUse>>,
+    pub(super) iterables: Arc<Iterables>,
 }
 
 impl StageState {
@@ -38,6 +40,9 @@ impl StageState {
 
 impl StateHandler for StageState {
     fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
+        if let StateKey::Runner { key } = key {
+            return self.iterables.get(key, continuation);
+        }
         self.handler(key).get(key, continuation)
     }
 

@@ -16,6 +16,7 @@ use super::*;
 use crate::fault::Blame;
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{KeyedStage, Merging};
+use crate::ports::memory::MemoryStorage;
 use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
@@ -83,7 +84,15 @@ async fn execute_on(
     wish: watch::Receiver<Wish>,
 ) -> Job {
     let progress = Arc::new(Progress::default());
-    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish };
+    let execution = Execution {
+        plan,
+        workers,
+        policy,
+        inject,
+        progress: progress.clone(),
+        storage: MemoryStorage::unlimited(),
+        wish,
+    };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
     Job { outcome, progress }
 }
