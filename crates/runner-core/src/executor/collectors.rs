@@ -11,19 +11,17 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::await_side_inputs::AwaitSideInputs;
-use super::{Progress, Report};
+use super::{Progress, Report, may_wait};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
-use crate::ports::JobBundleFactory;
+use crate::ports::{JobBundleFactory, Storage, StoredBlock};
 use crate::runner_transforms::group_by_key::GroupByKey;
 use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
 
-/// Blocks of fewer bytes are parsed where they are; handing them to another thread costs more.
-const INLINE_BYTES: u64 = 64 << 10;
 /// How many blocks of groups are handed to the engine at once.
 const GROUP_BATCH: usize = 16;
 
@@ -32,7 +30,7 @@ pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
 
 /// Where to send what a GroupByKey is asked, or what waits for side inputs.
 pub(super) struct Collector {
-    // Unbounded, but every block in it is an output that is in memory already.
+    // Unbounded, but every block in it is an output that is in the storage already.
     inbox: mpsc::UnboundedSender<Ask>,
 }
 
@@ -43,7 +41,7 @@ pub(super) struct Ask {
 }
 
 pub(super) enum What {
-    Add(Vec<Block<Bytes>>, ProcessingTime),
+    Add(Vec<Block<StoredBlock>>, ProcessingTime),
     Advance(EventTime, ProcessingTime),
 }
 
@@ -60,13 +58,13 @@ pub(super) struct SideInputCollector {
 }
 
 enum AskSideInput {
-    Add(Vec<Block<Bytes>>),
+    Add(Vec<Block<StoredBlock>>),
     Advance(EventTime),
     Seal,
 }
 
 impl SideInputCollector {
-    pub(super) fn add(&self, blocks: Vec<Block<Bytes>>) {
+    pub(super) fn add(&self, blocks: Vec<Block<StoredBlock>>) {
         let _ = self.inbox.send(AskSideInput::Add(blocks));
     }
 
@@ -82,13 +80,18 @@ impl SideInputCollector {
 pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
+    storage: Arc<dyn Storage>,
     collectors: HashMap<NodeId, Collector>,
     side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
 
 impl Collectors {
-    pub(super) fn new(reports: mpsc::Sender<Report>, progress: Arc<Progress>) -> Self {
-        Self { reports, progress, collectors: HashMap::new(), side_inputs: HashMap::new() }
+    pub(super) fn new(
+        reports: mpsc::Sender<Report>,
+        progress: Arc<Progress>,
+        storage: Arc<dyn Storage>,
+    ) -> Self {
+        Self { reports, progress, storage, collectors: HashMap::new(), side_inputs: HashMap::new() }
     }
 
     /// The collector of a node, started on first use; `None` if the node is none that collects.
@@ -103,15 +106,18 @@ impl Collectors {
             let (inbox, asks) = mpsc::unbounded_channel();
             let (plan, workers, reports) = (plan.clone(), workers.clone(), self.reports.clone());
             let (progress, failures) = (self.progress.clone(), reports.clone());
+            let storage = self.storage.clone();
             match &plan.nodes[node.0] {
                 Node::GroupByKey { output, grouping, name, .. } => {
                     let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
-                    let task = Group { node, output, grouping, name, plan, workers, reports, progress };
+                    let task =
+                        Group { node, output, grouping, name, plan, workers, reports, progress, storage };
                     tasks.spawn(report_failure(failures, task.run(asks)));
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
                     let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
-                    let task = AwaitSideInputs { node, input, output, side_inputs, plan, workers, reports };
+                    let task =
+                        AwaitSideInputs { node, input, output, side_inputs, plan, workers, storage, reports };
                     tasks.spawn(report_failure(failures, task.run(asks)));
                 }
                 Node::Impulse { .. }
@@ -140,12 +146,14 @@ impl Collectors {
             match collection.live {
                 Some(view) => {
                     let live = LiveSideInput::new(collection, view);
-                    let task = collect_live_side_input(id, live, asks, reports.clone());
+                    let storage = self.storage.clone();
+                    let task = collect_live_side_input(id, live, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
                 None => {
                     let builder = SideInputBuilder::new(collection);
-                    let task = collect_side_input(id, builder, asks, reports.clone());
+                    let storage = self.storage.clone();
+                    let task = collect_side_input(id, builder, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
             }
@@ -160,12 +168,13 @@ async fn report_failure(reports: mpsc::Sender<Report>, task: impl Future<Output 
     }
 }
 
-/// Does `work` here if it is little, else on a thread that may be blocked.
+/// Does `work` on so many bytes here if it is little, else on a thread that may be blocked.
 pub(super) async fn compute<T: Send + 'static>(
+    storage: &dyn Storage,
     bytes: u64,
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    if bytes <= INLINE_BYTES {
+    if !may_wait(storage, bytes) {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {
@@ -174,7 +183,7 @@ pub(super) async fn compute<T: Send + 'static>(
     }
 }
 
-pub(super) fn size(blocks: &[Block<Bytes>]) -> u64 {
+pub(super) fn size(blocks: &[Block<StoredBlock>]) -> u64 {
     blocks.iter().map(|block| block.bytes).sum()
 }
 
@@ -187,6 +196,7 @@ struct Group {
     workers: Arc<dyn JobBundleFactory>,
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
+    storage: Arc<dyn Storage>,
 }
 
 impl Group {
@@ -203,7 +213,7 @@ impl Group {
             if complete && bounded {
                 self.merge_windows(&mut groups).await?;
             }
-            groups = compute(bytes, move || {
+            groups = compute(self.storage.as_ref(), bytes, move || {
                 take_in(&mut groups, bounded, what)?;
                 Ok(groups)
             })
@@ -247,19 +257,18 @@ impl Group {
         let output = &self.plan.collections[self.output.0];
         let mut rest = panes.then(|| groups.take_panes(output.grain));
         loop {
-            let (blocks, iterator) = compute(bytes, move || {
-                let some = rest.as_mut().map(|rest| rest.take(GROUP_BATCH).collect::<Result<Vec<_>, _>>());
-                Ok((some.transpose()?.unwrap_or_default(), rest))
+            let (plan, id, storage) = (self.plan.clone(), self.output, self.storage.clone());
+            let (blocks, last, iterator) = compute(self.storage.as_ref(), bytes, move || {
+                let panes: Vec<_> = rest.iter_mut().flat_map(|rest| rest.take(GROUP_BATCH)).collect();
+                let last = panes.len() < GROUP_BATCH;
+                let stored =
+                    panes.into_iter().map(|pane| storage.put(pane?)).collect::<Result<Vec<_>, _>>()?;
+                let blocks = elements::cut_stored(&plan.collections[id.0], stored, storage.as_ref())?;
+                Ok((blocks, last, rest))
             })
             .await?;
             rest = iterator;
-            let last = blocks.len() < GROUP_BATCH;
             let done = last.then(|| Collected { hold: groups.hold(), wake: groups.next_wake() });
-            let blocks = if output.by_key || output.timed {
-                elements::cut(output, blocks)?
-            } else {
-                blocks.into_iter().map(elements::block).collect()
-            };
             let event = EngineEvent::Collected { node: self.node, blocks, done };
             if self.reports.send(Report::Event(event)).await.is_err() {
                 return Ok(false);
@@ -274,8 +283,10 @@ impl Group {
 fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fault> {
     match what {
         // What a bundle has made is added as a whole: triggers are asked once for all of it.
-        What::Add(blocks, now) if !bounded => groups.add(&joined(blocks), now),
-        What::Add(blocks, now) => blocks.iter().try_for_each(|block| groups.add(&block.data, now)),
+        What::Add(blocks, now) if !bounded => groups.add(&joined(&blocks)?, now),
+        What::Add(blocks, now) => {
+            blocks.into_iter().try_for_each(|block| groups.add(&block.data.read()?, now))
+        }
         What::Advance(watermark, now) => {
             groups.advance_processing_time(now)?;
             groups.advance_watermark(watermark)
@@ -283,33 +294,34 @@ fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fau
     }
 }
 
-fn joined(mut blocks: Vec<Block<Bytes>>) -> Bytes {
-    match blocks.pop() {
-        Some(only) if blocks.is_empty() => only.data,
-        Some(last) => {
-            blocks.push(last);
-            blocks.iter().flat_map(|block| block.data.iter().copied()).collect::<Vec<u8>>().into()
-        }
-        None => Bytes::new(),
+fn joined(blocks: &[Block<StoredBlock>]) -> Result<Bytes, Fault> {
+    if let [only] = blocks {
+        return only.data.read();
     }
+    let mut joined = Vec::with_capacity(usize::try_from(size(blocks)).unwrap_or_default());
+    for block in blocks {
+        joined.extend_from_slice(&block.data.read()?);
+    }
+    Ok(joined.into())
 }
 
 async fn collect_side_input(
     collection: CollectionId,
     mut builder: SideInputBuilder,
     mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    storage: Arc<dyn Storage>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     let mut total = 0;
     while let Some(AskSideInput::Add(blocks)) = asks.recv().await {
         total += size(&blocks);
-        builder = compute(size(&blocks), move || {
-            blocks.iter().try_for_each(|block| builder.add(&block.data))?;
+        builder = compute(storage.as_ref(), size(&blocks), move || {
+            blocks.into_iter().try_for_each(|block| builder.add(&block.data.read()?))?;
             Ok(builder)
         })
         .await?;
     }
-    let ready = compute(total, move || Ok(Arc::new(builder.finish()))).await?;
+    let ready = compute(storage.as_ref(), total, move || Ok(Arc::new(builder.finish()))).await?;
     let _ = reports.send(Report::SideInput { collection, ready }).await;
     Ok(())
 }
@@ -319,13 +331,15 @@ async fn collect_live_side_input(
     collection: CollectionId,
     mut live: LiveSideInput,
     mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    storage: Arc<dyn Storage>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     while let Some(ask) = asks.recv().await {
         match ask {
             AskSideInput::Add(blocks) => {
-                live = compute(size(&blocks), move || {
-                    live.add(blocks.iter().map(|block| &block.data))?;
+                live = compute(storage.as_ref(), size(&blocks), move || {
+                    let read = blocks.iter().map(|block| block.data.read()).collect::<Result<Vec<_>, _>>()?;
+                    live.add(&read)?;
                     Ok(live)
                 })
                 .await?;

@@ -9,6 +9,7 @@ use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults
 use runner_core::executor::{Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
+use runner_core::ports::memory::MemoryStorage;
 use tokio::sync::watch;
 
 use super::NativeConfig;
@@ -100,6 +101,7 @@ async fn execute(
     let execution = Execution {
         plan,
         workers: workers.clone(),
+        storage: MemoryStorage::unlimited(),
         policy: settings.policy,
         inject: settings.inject,
         progress: progress.clone(),

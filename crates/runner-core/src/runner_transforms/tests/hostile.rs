@@ -9,6 +9,7 @@ use super::{element, interval};
 use crate::fault::{Blame, Fault};
 use crate::plan::testing::grouping;
 use crate::plan::{AccessPattern, Collection, Grain, Grouping, Merging};
+use crate::ports::memory::MemoryStorage;
 use crate::runner_transforms::elements;
 use crate::runner_transforms::group_by_key::GroupByKey;
 use crate::runner_transforms::side_input::SideInputBuilder;
@@ -40,9 +41,10 @@ fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
     assert_eq!(grouped.is_ok(), streamed.is_ok(), "{grouped:?} {streamed:?}");
     let mut side = SideInputBuilder::new(&collection());
     let asked = side.add(block).map(|()| drop(side.finish()));
-    let cut = elements::cut(&collection(), vec![block.clone()]).map(|elements| {
+    let cut = elements::cut(&collection(), vec![block.clone()], MemoryStorage::unlimited().as_ref());
+    let cut = cut.map(|elements| {
         assert_eq!(
-            elements.iter().map(|block| &block.data[..]).collect::<Vec<_>>().concat(),
+            elements.iter().flat_map(|block| block.data.read().unwrap()).collect::<Vec<_>>(),
             block.to_vec(),
             "cutting loses nothing"
         );
