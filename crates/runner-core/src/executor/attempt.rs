@@ -6,6 +6,7 @@ use std::time::Duration;
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 
+use super::collectors::compute;
 use super::merging::{MergedInput, Merger};
 use super::outputs::Outputs;
 use super::state::StageState;
@@ -131,7 +132,7 @@ impl Run {
             residuals.extend(given_back.map(|block| (block, Duration::ZERO)));
         }
         let set = outputs.take_timers();
-        let outputs = outputs.take().map_err(failed)?;
+        let outputs = compute(self.storage.as_ref(), 0, move || outputs.take()).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);

@@ -145,13 +145,13 @@ impl Collectors {
             let (inbox, asks) = mpsc::unbounded_channel();
             match collection.live {
                 Some(view) => {
-                    let live = LiveSideInput::new(collection, view);
+                    let live = LiveSideInput::new(collection, view, self.storage.clone());
                     let storage = self.storage.clone();
                     let task = collect_live_side_input(id, live, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
                 None => {
-                    let builder = SideInputBuilder::new(collection);
+                    let builder = SideInputBuilder::new(collection, self.storage.clone());
                     let storage = self.storage.clone();
                     let task = collect_side_input(id, builder, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
@@ -316,12 +316,12 @@ async fn collect_side_input(
     while let Some(AskSideInput::Add(blocks)) = asks.recv().await {
         total += size(&blocks);
         builder = compute(storage.as_ref(), size(&blocks), move || {
-            blocks.into_iter().try_for_each(|block| builder.add(&block.data.read()?))?;
+            blocks.into_iter().try_for_each(|block| builder.add(&block.data))?;
             Ok(builder)
         })
         .await?;
     }
-    let ready = compute(storage.as_ref(), total, move || Ok(Arc::new(builder.finish()))).await?;
+    let ready = compute(storage.as_ref(), total, move || Ok(Arc::new(builder.finish()?))).await?;
     let _ = reports.send(Report::SideInput { collection, ready }).await;
     Ok(())
 }
@@ -338,8 +338,7 @@ async fn collect_live_side_input(
         match ask {
             AskSideInput::Add(blocks) => {
                 live = compute(storage.as_ref(), size(&blocks), move || {
-                    let read = blocks.iter().map(|block| block.data.read()).collect::<Result<Vec<_>, _>>()?;
-                    live.add(&read)?;
+                    live.add(blocks.iter().map(|block| &block.data))?;
                     Ok(live)
                 })
                 .await?;

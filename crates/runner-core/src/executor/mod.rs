@@ -395,7 +395,12 @@ impl Job {
             bundle,
             attempt,
             content,
-            state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
+            state: Arc::new(state::StageState {
+                side_inputs,
+                user,
+                cache: cache.clone(),
+                storage: self.execution.storage.clone(),
+            }),
             inject: self.execution.inject,
             requests,
             side_inputs_version: self.side_inputs_version(stage),
