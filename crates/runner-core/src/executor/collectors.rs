@@ -17,7 +17,8 @@ use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::{JobBundleFactory, Storage, StoredBlock};
-use crate::runner_transforms::group_by_key::GroupByKey;
+use crate::runner_transforms::group_by_key::{GroupByKey, Pane};
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
@@ -81,6 +82,7 @@ pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
     storage: Arc<dyn Storage>,
+    iterables: Arc<Iterables>,
     collectors: HashMap<NodeId, Collector>,
     side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
@@ -90,8 +92,10 @@ impl Collectors {
         reports: mpsc::Sender<Report>,
         progress: Arc<Progress>,
         storage: Arc<dyn Storage>,
+        iterables: Arc<Iterables>,
     ) -> Self {
-        Self { reports, progress, storage, collectors: HashMap::new(), side_inputs: HashMap::new() }
+        let (collectors, side_inputs) = (HashMap::new(), HashMap::new());
+        Self { reports, progress, storage, iterables, collectors, side_inputs }
     }
 
     /// The collector of a node, started on first use; `None` if the node is none that collects.
@@ -110,9 +114,12 @@ impl Collectors {
             match &plan.nodes[node.0] {
                 Node::GroupByKey { output, grouping, name, .. } => {
                     let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
+                    let state_backed = plan.collections[output.0].has_state_backed_values();
+                    let iterables = state_backed.then(|| self.iterables.clone());
+                    let groups = GroupByKey::new(grouping.clone(), name.clone(), storage.clone(), iterables);
                     let task =
                         Group { node, output, grouping, name, plan, workers, reports, progress, storage };
-                    tasks.spawn(report_failure(failures, task.run(asks)));
+                    tasks.spawn(report_failure(failures, task.run(groups, asks)));
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
                     let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
@@ -200,8 +207,7 @@ struct Group {
 }
 
 impl Group {
-    async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
-        let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
+    async fn run(self, mut groups: GroupByKey, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut total = 0;
         let mut counted = Dropped::default();
         while let Some(Ask { what, .. }) = asks.recv().await {
@@ -243,7 +249,7 @@ impl Group {
     /// Has the SDK merge what only it can.
     async fn merge_windows(&self, groups: &mut GroupByKey) -> Result<(), Fault> {
         let Merging::BySdk(stage) = &self.grouping.merging else { return Ok(()) };
-        let sets = groups.windows_to_merge();
+        let sets = groups.windows_to_merge()?;
         if sets.is_empty() {
             return Ok(());
         }
@@ -259,10 +265,10 @@ impl Group {
         loop {
             let (plan, id, storage) = (self.plan.clone(), self.output, self.storage.clone());
             let (blocks, last, iterator) = compute(self.storage.as_ref(), bytes, move || {
-                let panes: Vec<_> = rest.iter_mut().flat_map(|rest| rest.take(GROUP_BATCH)).collect();
-                let last = panes.len() < GROUP_BATCH;
+                let panes = rest.iter_mut().flat_map(|rest| rest.take(GROUP_BATCH));
                 let stored =
-                    panes.into_iter().map(|pane| storage.put(pane?)).collect::<Result<Vec<_>, _>>()?;
+                    panes.map(|pane| store(pane?, storage.as_ref())).collect::<Result<Vec<_>, _>>()?;
+                let last = stored.len() < GROUP_BATCH;
                 let blocks = elements::cut_stored(&plan.collections[id.0], stored, storage.as_ref())?;
                 Ok((blocks, last, rest))
             })
@@ -278,6 +284,16 @@ impl Group {
             }
         }
     }
+}
+
+/// A pane whose values are there as long as it is.
+fn store(pane: Pane, storage: &dyn Storage) -> Result<StoredBlock, Fault> {
+    let Pane { data, iterable } = pane;
+    let stored = storage.put(data)?;
+    Ok(match iterable {
+        Some(iterable) => stored.holding(iterable),
+        None => stored,
+    })
 }
 
 fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fault> {

@@ -37,6 +37,7 @@ use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
     StoredBlock,
 };
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
@@ -56,11 +57,11 @@ const EVENT_QUEUE: usize = 1024;
 pub struct Execution {
     pub plan: Arc<ExecutionPlan>,
     pub workers: Arc<dyn JobBundleFactory>,
-    /// Keeps what the job has made and not yet used.
-    pub storage: Arc<dyn Storage>,
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
+    /// Keeps what the job has made and not yet used.
+    pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
 }
@@ -122,9 +123,12 @@ pub async fn run(execution: Execution) -> Outcome {
         tasks.spawn(play);
         player
     });
+    let iterables = Arc::new(Iterables::default());
+    let (progress, storage) = (execution.progress.clone(), execution.storage.clone());
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone(), execution.progress.clone(), execution.storage.clone()),
+        collectors: Collectors::new(reports.clone(), progress, storage, iterables.clone()),
+        iterables,
         engine,
         reports,
         stages,
@@ -204,6 +208,8 @@ struct Job {
     /// What workers know of it.
     caches: HashMap<NodeId, Arc<UserStateCaches>>,
     collectors: Collectors,
+    /// Values of groups that stay here until workers ask for them.
+    iterables: Arc<Iterables>,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
     /// How to ask those bundles something that read restrictions.
@@ -400,6 +406,7 @@ impl Job {
                 user,
                 cache: cache.clone(),
                 storage: self.execution.storage.clone(),
+                iterables: self.iterables.clone(),
             }),
             inject: self.execution.inject,
             requests,

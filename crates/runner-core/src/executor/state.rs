@@ -9,6 +9,7 @@ use super::may_wait;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, Stage};
 use crate::ports::{CacheToken, StateHandler, StateKey, StatePage, Storage};
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::side_input::{Question, SideInputView};
 use crate::state::{BundleState, CacheUse};
 
@@ -20,6 +21,7 @@ pub(super) struct StageState {
     /// There if a worker may keep of that what it knows.
     pub(super) cache: Option<Arc<CacheUse>>,
     pub(super) storage: Arc<dyn Storage>,
+    pub(super) iterables: Arc<Iterables>,
 }
 
 impl StageState {
@@ -40,6 +42,9 @@ impl StageState {
 
 impl StateHandler for StageState {
     fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
+        if let StateKey::Runner { key } = key {
+            return self.iterables.get(key, continuation);
+        }
         self.handler(key).get(key, continuation)
     }
 

@@ -89,10 +89,10 @@ async fn execute_on(
     let execution = Execution {
         plan,
         workers,
-        storage: storage.clone(),
         policy,
         inject,
         progress: progress.clone(),
+        storage: storage.clone(),
         wish,
     };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");

@@ -9,7 +9,7 @@ use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults
 use runner_core::executor::{Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
-use runner_core::ports::memory::MemoryStorage;
+use runner_core::ports::Storage;
 use tokio::sync::watch;
 
 use super::NativeConfig;
@@ -56,15 +56,16 @@ impl PipelineResult for NativeJob {
 pub(super) fn start(
     bridge: &FnHarnessBridge,
     config: &NativeConfig,
+    storage: Arc<dyn Storage>,
     invocation: JobInvocation,
 ) -> Arc<dyn PipelineResult> {
     let progress = Arc::new(Progress::default());
     let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
     let job = NativeJob { progress: progress.clone(), wish, outcome };
-    let (bridge, config) = (bridge.clone(), *config);
+    let (bridge, config) = (bridge.clone(), config.clone());
     tokio::spawn(async move {
-        let outcome = execute(&bridge, &config, invocation, progress, wished).await;
+        let outcome = execute(&bridge, &config, storage, invocation, progress, wished).await;
         ended.send_replace(Some(outcome));
     });
     Arc::new(job)
@@ -73,6 +74,7 @@ pub(super) fn start(
 async fn execute(
     bridge: &FnHarnessBridge,
     config: &NativeConfig,
+    storage: Arc<dyn Storage>,
     invocation: JobInvocation,
     progress: Arc<Progress>,
     wish: watch::Receiver<Wish>,
@@ -101,10 +103,10 @@ async fn execute(
     let execution = Execution {
         plan,
         workers: workers.clone(),
-        storage: MemoryStorage::unlimited(),
         policy: settings.policy,
         inject: settings.inject,
         progress: progress.clone(),
+        storage,
         wish,
     };
     let outcome = run(execution).await;

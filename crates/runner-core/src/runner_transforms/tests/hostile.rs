@@ -33,7 +33,7 @@ fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
     let group = |bounded| {
         let coder = grouping(Coder::IntervalWindow);
         let grouping = Grouping { merging: Merging::Sessions, bounded, ..coder };
-        let mut groups = GroupByKey::new(grouping, "Group".to_owned());
+        let mut groups = GroupByKey::in_memory(grouping);
         groups.add(block, ProcessingTime(0))?;
         groups.advance_watermark(EventTime::MAX)?;
         groups.take_panes(Grain::Block).try_for_each(|block| block.map(drop))
@@ -96,7 +96,7 @@ fn a_huge_count_of_windows_costs_nothing() {
     for window_coder in [Coder::GlobalWindow, Coder::IntervalWindow] {
         let mut block = element(5, &[], "key", 1);
         block[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
-        let mut groups = GroupByKey::new(grouping(window_coder), "Group".to_owned());
+        let mut groups = GroupByKey::in_memory(grouping(window_coder));
         assert_eq!(groups.add(&block.into(), ProcessingTime(0)).unwrap_err().blame, Blame::Environment);
     }
 }
