@@ -1,14 +1,14 @@
 //! One attempt of a bundle: inputs out to a worker, outputs and residuals back.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
-use bytes::Bytes;
 
+use super::collectors::compute;
 use super::merging::{MergedInput, Merger};
+use super::outputs::Outputs;
 use super::state::StageState;
 use super::{FaultInjection, late, timers};
 use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Partition, Timer, TimerChange};
@@ -16,18 +16,18 @@ use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
 use crate::ports::{
-    BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
-    TimerBlock,
+    BundleInput, BundleRequests, BundleResult, RemoteBundle, Residual, StageBundleFactory, Storage,
+    StoredBlock,
 };
 use crate::runner_transforms::elements;
 use crate::state::{BundleState, CacheUse};
 
-type Blocks = Vec<Block<Bytes>>;
+type Blocks = Vec<Block<StoredBlock>>;
 
 /// What a successful attempt brings.
 pub(super) struct Done {
     pub(super) outputs: Vec<(CollectionId, Blocks)>,
-    pub(super) residuals: Vec<(Block<Bytes>, Duration)>,
+    pub(super) residuals: Vec<(Block<StoredBlock>, Duration)>,
     pub(super) timers: Vec<TimerChange>,
     /// What it wrote to user state, to be committed.
     pub(super) state: Option<Arc<BundleState>>,
@@ -41,7 +41,7 @@ pub(super) type Outcome = Result<Done, (Fault, Vec<MonitoringInfo>)>;
 
 /// What a bundle is made of.
 pub(super) struct Content {
-    pub(super) blocks: Vec<Block<Bytes>>,
+    pub(super) blocks: Blocks,
     pub(super) timers: Vec<Timer>,
     /// The keys that only this bundle has.
     pub(super) partitions: Vec<Partition>,
@@ -53,6 +53,7 @@ pub(super) struct Content {
 
 pub(super) struct Run {
     pub(super) plan: Arc<ExecutionPlan>,
+    pub(super) storage: Arc<dyn Storage>,
     pub(super) node: NodeId,
     pub(super) bundle: BundleId,
     pub(super) attempt: Attempt,
@@ -77,7 +78,7 @@ impl Run {
         let Node::Stage(stage) = &plan.nodes[self.node.0] else {
             return Err((Fault::runner("only stages have bundles"), Vec::new()));
         };
-        let outputs = Arc::new(Outputs::default());
+        let outputs = Arc::new(Outputs::new(self.plan.clone(), self.node, self.storage.clone()));
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
         let Content { blocks, timers: due, watermark, draining, .. } = self.content;
@@ -87,9 +88,11 @@ impl Run {
         let merged = match &stage.keyed {
             None => MergedInput { blocks, ..Default::default() },
             Some(keyed) => {
-                let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+                let (open, late) = late::drop_late(keyed, input, blocks, watermark, self.storage.as_ref())
+                    .map_err(failed)?;
                 dropped = Dropped { late, closed: 0 };
-                let by_key = ByKey { stage: keyed, input, watermark, state: &self.state, workers };
+                let (state, storage) = (&self.state, self.storage.as_ref());
+                let by_key = ByKey { stage: keyed, input, watermark, state, workers, storage };
                 by_key.prepare(open).await.map_err(failed)?
             }
         };
@@ -98,7 +101,7 @@ impl Run {
         let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
         // The input of what can be split is cut element by element.
         let splittable = stage.restriction_reader.is_some();
-        let given = blocks.clone().into_iter().map(Ok);
+        let given = blocks.clone().into_iter().map(|block| block.read());
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
             inputs: vec![BundleInput {
@@ -121,14 +124,15 @@ impl Run {
         }
         // What is left of what was truncated is not to be truncated again.
         let truncated = draining || whole.iter().any(|block| block.truncated);
-        let mut residuals = residuals(&plan, stage, &mut result, truncated).map_err(failed)?;
+        let mut residuals =
+            residuals(&plan, stage, &mut result, truncated, self.storage.as_ref()).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
             let given_back = whole.into_iter().skip(first);
             residuals.extend(given_back.map(|block| (block, Duration::ZERO)));
         }
         let set = outputs.take_timers();
-        let outputs = outputs.sort(&plan, stage).map_err(failed)?;
+        let outputs = compute(self.storage.as_ref(), 0, move || outputs.take()).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
@@ -148,21 +152,22 @@ struct ByKey<'a> {
     watermark: EventTime,
     state: &'a StageState,
     workers: &'a Workers,
+    storage: &'a dyn Storage,
 }
 
 impl ByKey<'_> {
     /// Merges windows and sorts elements, if the stage wants that.
-    async fn prepare(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
-        let Self { stage, input, watermark, state, workers } = self;
+    async fn prepare(self, blocks: Vec<StoredBlock>) -> Result<MergedInput, Fault> {
+        let Self { stage, input, watermark, state, workers, storage } = self;
         let mut merged = match &state.user {
             None => MergedInput { blocks, ..Default::default() },
             Some(state) => {
                 let workers = workers.merge.as_deref();
-                Merger { stage, input, state, watermark, workers }.merge(blocks).await?
+                Merger { stage, input, state, watermark, workers, storage }.merge(blocks).await?
             }
         };
         if stage.time_sorted {
-            merged.blocks = vec![elements::sorted_by_time(input, merged.blocks)?];
+            merged.blocks = vec![elements::sorted_by_time(input, &merged.blocks, storage)?];
         }
         Ok(merged)
     }
@@ -190,7 +195,8 @@ fn residuals(
     stage: &Stage,
     result: &mut BundleResult,
     truncated: bool,
-) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
+    storage: &dyn Storage,
+) -> Result<Vec<(Block<StoredBlock>, Duration)>, Fault> {
     let mut found = Vec::new();
     let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
     for residual in std::mem::take(&mut result.residuals).into_iter().chain(split) {
@@ -203,7 +209,8 @@ fn residuals(
             .fatal());
         }
         let hold = hold_of(plan, stage, &residual)?;
-        found.push((Block { hold, truncated, ..elements::block(residual.element) }, residual.delay));
+        let block = elements::put(residual.element, storage)?;
+        found.push((Block { hold, truncated, ..block }, residual.delay));
     }
     Ok(found)
 }
@@ -220,59 +227,5 @@ fn hold_of(plan: &ExecutionPlan, stage: &Stage, residual: &Residual) -> Result<E
     match elements::Elements::new(input, residual.element.clone()).next() {
         Some(element) => element?.timestamp(),
         None => Ok(EventTime::MIN),
-    }
-}
-
-/// What the sinks wrote so far, and the timers that were set.
-#[derive(Default)]
-struct Outputs(Mutex<Written>);
-
-#[derive(Default)]
-struct Written {
-    sinks: HashMap<String, Vec<Bytes>>,
-    timers: Vec<TimerBlock>,
-}
-
-impl OutputReceiver for Outputs {
-    fn receive(&self, transform_id: &str, data: Bytes) -> Result<(), Fault> {
-        let sinks = &mut self.written().sinks;
-        match sinks.get_mut(transform_id) {
-            Some(blocks) => blocks.push(data),
-            None => {
-                sinks.insert(transform_id.to_owned(), vec![data]);
-            }
-        }
-        Ok(())
-    }
-
-    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
-        self.written().timers.push(timers);
-        Ok(())
-    }
-}
-
-impl Outputs {
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_timers(&self) -> Vec<TimerBlock> {
-        std::mem::take(&mut self.written().timers)
-    }
-
-    /// By collection, cut as the plan wants it.
-    fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Blocks)>, Fault> {
-        let sinks = std::mem::take(&mut self.written().sinks);
-        let mut outputs = Vec::new();
-        for (sink, blocks) in sinks {
-            let collection = *stage.sinks.get(&sink).ok_or_else(|| {
-                Fault::environment(format!(
-                    "{}: a worker wrote to {sink:?}, which is no sink of it",
-                    stage.spec.name
-                ))
-            })?;
-            outputs.push((collection, elements::cut(&plan.collections[collection.0], blocks)?));
-        }
-        Ok(outputs)
     }
 }

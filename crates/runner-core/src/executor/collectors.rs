@@ -11,20 +11,18 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::await_side_inputs::AwaitSideInputs;
-use super::{Progress, Report};
+use super::{Progress, Report, may_wait};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
-use crate::ports::{JobBundleFactory, Storage};
+use crate::ports::{JobBundleFactory, Storage, StoredBlock};
 use crate::runner_transforms::group_by_key::{GroupByKey, Pane};
-use crate::runner_transforms::iterables::{Iterables, StoredIterable};
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
 
-/// Blocks of fewer bytes are parsed where they are; handing them to another thread costs more.
-const INLINE_BYTES: u64 = 64 << 10;
 /// How many blocks of groups are handed to the engine at once.
 const GROUP_BATCH: usize = 16;
 
@@ -33,7 +31,7 @@ pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
 
 /// Where to send what a GroupByKey is asked, or what waits for side inputs.
 pub(super) struct Collector {
-    // Unbounded, but every block in it is an output that is in memory already.
+    // Unbounded, but every block in it is an output that is in the storage already.
     inbox: mpsc::UnboundedSender<Ask>,
 }
 
@@ -44,7 +42,7 @@ pub(super) struct Ask {
 }
 
 pub(super) enum What {
-    Add(Vec<Block<Bytes>>, ProcessingTime),
+    Add(Vec<Block<StoredBlock>>, ProcessingTime),
     Advance(EventTime, ProcessingTime),
 }
 
@@ -61,13 +59,13 @@ pub(super) struct SideInputCollector {
 }
 
 enum AskSideInput {
-    Add(Vec<Block<Bytes>>),
+    Add(Vec<Block<StoredBlock>>),
     Advance(EventTime),
     Seal,
 }
 
 impl SideInputCollector {
-    pub(super) fn add(&self, blocks: Vec<Block<Bytes>>) {
+    pub(super) fn add(&self, blocks: Vec<Block<StoredBlock>>) {
         let _ = self.inbox.send(AskSideInput::Add(blocks));
     }
 
@@ -112,19 +110,21 @@ impl Collectors {
             let (inbox, asks) = mpsc::unbounded_channel();
             let (plan, workers, reports) = (plan.clone(), workers.clone(), self.reports.clone());
             let (progress, failures) = (self.progress.clone(), reports.clone());
+            let storage = self.storage.clone();
             match &plan.nodes[node.0] {
                 Node::GroupByKey { output, grouping, name, .. } => {
                     let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
                     let state_backed = plan.collections[output.0].has_state_backed_values();
                     let iterables = state_backed.then(|| self.iterables.clone());
-                    let groups =
-                        GroupByKey::new(grouping.clone(), name.clone(), self.storage.clone(), iterables);
-                    let task = Group { node, output, grouping, name, plan, workers, reports, progress };
+                    let groups = GroupByKey::new(grouping.clone(), name.clone(), storage.clone(), iterables);
+                    let task =
+                        Group { node, output, grouping, name, plan, workers, reports, progress, storage };
                     tasks.spawn(report_failure(failures, task.run(groups, asks)));
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
                     let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
-                    let task = AwaitSideInputs { node, input, output, side_inputs, plan, workers, reports };
+                    let task =
+                        AwaitSideInputs { node, input, output, side_inputs, plan, workers, storage, reports };
                     tasks.spawn(report_failure(failures, task.run(asks)));
                 }
                 Node::Impulse { .. }
@@ -152,13 +152,15 @@ impl Collectors {
             let (inbox, asks) = mpsc::unbounded_channel();
             match collection.live {
                 Some(view) => {
-                    let live = LiveSideInput::new(collection, view);
-                    let task = collect_live_side_input(id, live, asks, reports.clone());
+                    let live = LiveSideInput::new(collection, view, self.storage.clone());
+                    let storage = self.storage.clone();
+                    let task = collect_live_side_input(id, live, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
                 None => {
-                    let builder = SideInputBuilder::new(collection);
-                    let task = collect_side_input(id, builder, asks, reports.clone());
+                    let builder = SideInputBuilder::new(collection, self.storage.clone());
+                    let storage = self.storage.clone();
+                    let task = collect_side_input(id, builder, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
             }
@@ -173,12 +175,13 @@ async fn report_failure(reports: mpsc::Sender<Report>, task: impl Future<Output 
     }
 }
 
-/// Does `work` here if it is little, else on a thread that may be blocked.
+/// Does `work` on so many bytes here if it is little, else on a thread that may be blocked.
 pub(super) async fn compute<T: Send + 'static>(
+    storage: &dyn Storage,
     bytes: u64,
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    if bytes <= INLINE_BYTES {
+    if !may_wait(storage, bytes) {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {
@@ -187,7 +190,7 @@ pub(super) async fn compute<T: Send + 'static>(
     }
 }
 
-pub(super) fn size(blocks: &[Block<Bytes>]) -> u64 {
+pub(super) fn size(blocks: &[Block<StoredBlock>]) -> u64 {
     blocks.iter().map(|block| block.bytes).sum()
 }
 
@@ -200,6 +203,7 @@ struct Group {
     workers: Arc<dyn JobBundleFactory>,
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
+    storage: Arc<dyn Storage>,
 }
 
 impl Group {
@@ -215,7 +219,7 @@ impl Group {
             if complete && bounded {
                 self.merge_windows(&mut groups).await?;
             }
-            groups = compute(bytes, move || {
+            groups = compute(self.storage.as_ref(), bytes, move || {
                 take_in(&mut groups, bounded, what)?;
                 Ok(groups)
             })
@@ -259,15 +263,18 @@ impl Group {
         let output = &self.plan.collections[self.output.0];
         let mut rest = panes.then(|| groups.take_panes(output.grain));
         loop {
-            let (blocks, iterator) = compute(bytes, move || {
-                let some = rest.as_mut().map(|rest| rest.take(GROUP_BATCH).collect::<Result<Vec<_>, _>>());
-                Ok((some.transpose()?.unwrap_or_default(), rest))
+            let (plan, id, storage) = (self.plan.clone(), self.output, self.storage.clone());
+            let (blocks, last, iterator) = compute(self.storage.as_ref(), bytes, move || {
+                let panes = rest.iter_mut().flat_map(|rest| rest.take(GROUP_BATCH));
+                let stored =
+                    panes.map(|pane| store(pane?, storage.as_ref())).collect::<Result<Vec<_>, _>>()?;
+                let last = stored.len() < GROUP_BATCH;
+                let blocks = elements::cut_stored(&plan.collections[id.0], stored, storage.as_ref())?;
+                Ok((blocks, last, rest))
             })
             .await?;
             rest = iterator;
-            let last = blocks.len() < GROUP_BATCH;
             let done = last.then(|| Collected { hold: groups.hold(), wake: groups.next_wake() });
-            let blocks = cut(output, blocks)?;
             let event = EngineEvent::Collected { node: self.node, blocks, done };
             if self.reports.send(Report::Event(event)).await.is_err() {
                 return Ok(false);
@@ -279,44 +286,23 @@ impl Group {
     }
 }
 
-/// Blocks of panes as the plan wants them.
-fn cut(output: &Collection, panes: Vec<Pane>) -> Result<Vec<Block<Bytes>>, Fault> {
-    let mut blocks = Vec::with_capacity(panes.len());
-    for Pane { data, iterable } in panes {
-        let cut = if output.by_key || output.timed {
-            elements::cut(output, vec![data.clone()])?
-        } else {
-            vec![elements::block(data.clone())]
-        };
-        match iterable {
-            // The block has this one pane only.
-            Some(iterable) => {
-                let data = Bytes::from_owner(Referring { data, _iterable: iterable });
-                blocks.extend(cut.into_iter().map(|block| Block { data: data.clone(), ..block }));
-            }
-            None => blocks.extend(cut),
-        }
-    }
-    Ok(blocks)
-}
-
 /// A pane whose values are there as long as it is.
-struct Referring {
-    data: Bytes,
-    _iterable: Arc<StoredIterable>,
-}
-
-impl AsRef<[u8]> for Referring {
-    fn as_ref(&self) -> &[u8] {
-        &self.data
-    }
+fn store(pane: Pane, storage: &dyn Storage) -> Result<StoredBlock, Fault> {
+    let Pane { data, iterable } = pane;
+    let stored = storage.put(data)?;
+    Ok(match iterable {
+        Some(iterable) => stored.holding(iterable),
+        None => stored,
+    })
 }
 
 fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fault> {
     match what {
         // What a bundle has made is added as a whole: triggers are asked once for all of it.
-        What::Add(blocks, now) if !bounded => groups.add(&joined(blocks), now),
-        What::Add(blocks, now) => blocks.iter().try_for_each(|block| groups.add(&block.data, now)),
+        What::Add(blocks, now) if !bounded => groups.add(&joined(&blocks)?, now),
+        What::Add(blocks, now) => {
+            blocks.into_iter().try_for_each(|block| groups.add(&block.data.read()?, now))
+        }
         What::Advance(watermark, now) => {
             groups.advance_processing_time(now)?;
             groups.advance_watermark(watermark)
@@ -324,33 +310,34 @@ fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fau
     }
 }
 
-fn joined(mut blocks: Vec<Block<Bytes>>) -> Bytes {
-    match blocks.pop() {
-        Some(only) if blocks.is_empty() => only.data,
-        Some(last) => {
-            blocks.push(last);
-            blocks.iter().flat_map(|block| block.data.iter().copied()).collect::<Vec<u8>>().into()
-        }
-        None => Bytes::new(),
+fn joined(blocks: &[Block<StoredBlock>]) -> Result<Bytes, Fault> {
+    if let [only] = blocks {
+        return only.data.read();
     }
+    let mut joined = Vec::with_capacity(usize::try_from(size(blocks)).unwrap_or_default());
+    for block in blocks {
+        joined.extend_from_slice(&block.data.read()?);
+    }
+    Ok(joined.into())
 }
 
 async fn collect_side_input(
     collection: CollectionId,
     mut builder: SideInputBuilder,
     mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    storage: Arc<dyn Storage>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     let mut total = 0;
     while let Some(AskSideInput::Add(blocks)) = asks.recv().await {
         total += size(&blocks);
-        builder = compute(size(&blocks), move || {
-            blocks.iter().try_for_each(|block| builder.add(&block.data))?;
+        builder = compute(storage.as_ref(), size(&blocks), move || {
+            blocks.into_iter().try_for_each(|block| builder.add(&block.data))?;
             Ok(builder)
         })
         .await?;
     }
-    let ready = compute(total, move || Ok(Arc::new(builder.finish()))).await?;
+    let ready = compute(storage.as_ref(), total, move || Ok(Arc::new(builder.finish()?))).await?;
     let _ = reports.send(Report::SideInput { collection, ready }).await;
     Ok(())
 }
@@ -360,12 +347,13 @@ async fn collect_live_side_input(
     collection: CollectionId,
     mut live: LiveSideInput,
     mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    storage: Arc<dyn Storage>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     while let Some(ask) = asks.recv().await {
         match ask {
             AskSideInput::Add(blocks) => {
-                live = compute(size(&blocks), move || {
+                live = compute(storage.as_ref(), size(&blocks), move || {
                     live.add(blocks.iter().map(|block| &block.data))?;
                     Ok(live)
                 })

@@ -14,8 +14,8 @@ use super::timers::window_of;
 use crate::engine::TimerChange;
 use crate::fault::Fault;
 use crate::plan::{Collection, KeyedStage, Merging};
-use crate::ports::StageBundleFactory;
-use crate::runner_transforms::elements::Elements;
+use crate::ports::{StageBundleFactory, Storage, StoredBlock};
+use crate::runner_transforms::elements::{Elements, put_instead};
 use crate::runner_transforms::group_by_key::{Merged, Window, merge_sessions};
 use crate::runner_transforms::{malformed, merge_windows};
 use crate::state::{BundleState, WindowMerge};
@@ -29,12 +29,13 @@ pub(super) struct Merger<'a> {
     pub(super) watermark: EventTime,
     /// Runs [`Merging::BySdk`].
     pub(super) workers: Option<&'a dyn StageBundleFactory>,
+    pub(super) storage: &'a dyn Storage,
 }
 
 /// What a bundle is to be run with.
 #[derive(Default)]
 pub(super) struct MergedInput {
-    pub(super) blocks: Vec<Bytes>,
+    pub(super) blocks: Vec<StoredBlock>,
     pub(super) timers: Vec<TimerChange>,
     /// Keys, and windows that some of theirs have become.
     pub(super) results: Vec<(Bytes, Bytes)>,
@@ -54,7 +55,7 @@ type Replaced = HashMap<Bytes, HashMap<Bytes, Bytes>>;
 impl Merger<'_> {
     /// Merges the windows of these elements' keys and hands the elements back in the merged ones. No element is
     /// in a window that has expired.
-    pub(super) async fn merge(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
+    pub(super) async fn merge(self, blocks: Vec<StoredBlock>) -> Result<MergedInput, Fault> {
         let grown = match self.stage.merging {
             Merging::Never => Vec::new(),
             Merging::Sessions | Merging::BySdk(_) => self.grown(&blocks)?,
@@ -74,10 +75,10 @@ impl Merger<'_> {
         Ok(merged)
     }
 
-    fn grown(&self, blocks: &[Bytes]) -> Result<Vec<Grown>, Fault> {
+    fn grown(&self, blocks: &[StoredBlock]) -> Result<Vec<Grown>, Fault> {
         let mut of_elements: BTreeMap<Bytes, BTreeSet<Bytes>> = BTreeMap::new();
         for block in blocks {
-            for element in Elements::new(self.input, block.clone()) {
+            for element in Elements::new(self.input, block.read()?) {
                 let element = element?;
                 let key = Bytes::copy_from_slice(element.key()?);
                 of_elements.entry(key).or_default().extend(element.windows()?);
@@ -161,8 +162,10 @@ impl Merger<'_> {
     }
 
     /// The elements in the windows that theirs have become.
-    fn replace(&self, blocks: Vec<Bytes>, replaced: &Replaced) -> Result<Vec<Bytes>, Fault> {
-        blocks.into_iter().map(|block| self.replace_in(block, replaced)).collect()
+    fn replace(&self, blocks: Vec<StoredBlock>, replaced: &Replaced) -> Result<Vec<StoredBlock>, Fault> {
+        let replace =
+            |block: StoredBlock| put_instead(&block, self.replace_in(block.read()?, replaced)?, self.storage);
+        blocks.into_iter().map(replace).collect()
     }
 
     fn replace_in(&self, block: Bytes, replaced: &Replaced) -> Result<Bytes, Fault> {

@@ -9,6 +9,7 @@ mod await_side_inputs;
 mod collectors;
 mod late;
 mod merging;
+mod outputs;
 mod state;
 mod test_stream;
 mod timers;
@@ -23,7 +24,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::{EventTime, ProcessingTime};
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
@@ -35,6 +35,7 @@ use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
+    StoredBlock,
 };
 use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
@@ -59,7 +60,7 @@ pub struct Execution {
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
-    /// Keeps what does not fit in memory.
+    /// Keeps what the job has made and not yet used.
     pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
@@ -104,7 +105,7 @@ enum Report {
     Attempt { bundle: BundleId, attempt: Attempt, result: attempt::Outcome },
     SideInput { collection: CollectionId, ready: Arc<SideInput> },
     LiveSideInput { collection: CollectionId, snapshot: Arc<Snapshot> },
-    Event(EngineEvent<Bytes>),
+    Event(EngineEvent<StoredBlock>),
 }
 
 /// Runs a job to its end. Bundles still running then are given up; the workers are the caller's to close.
@@ -117,10 +118,11 @@ pub async fn run(execution: Execution) -> Outcome {
     let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
     let player =
-        Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
-            tasks.spawn(play);
-            player
-        });
+        Player::new(plan.clone(), execution.workers.clone(), execution.storage.clone(), reports.clone());
+    let player = player.map(|(player, play)| {
+        tasks.spawn(play);
+        player
+    });
     let iterables = Arc::new(Iterables::default());
     let (progress, storage) = (execution.progress.clone(), execution.storage.clone());
     let job = Job {
@@ -143,6 +145,16 @@ pub async fn run(execution: Execution) -> Outcome {
         execution,
     };
     job.run(inbox).await
+}
+
+/// So few bytes are dealt with where they are; handing them to another thread costs more.
+const INLINE_BYTES: u64 = 64 << 10;
+
+/// Whether taking in so many bytes, or reading them, may keep a thread for long: there are many of them, or they may have to go
+/// to a disk or come from one.
+fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
+    let budget = storage.budget();
+    bytes > INLINE_BYTES || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit()
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
@@ -183,7 +195,7 @@ impl StageWorkers {
 
 struct Job {
     execution: Execution,
-    engine: Engine<Bytes>,
+    engine: Engine<StoredBlock>,
     /// There if the pipeline has a TestStream.
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
@@ -213,7 +225,7 @@ struct Job {
 
 impl Job {
     async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Outcome {
-        let impulse = elements::block(impulse_element());
+        let impulse = elements::block(StoredBlock::in_memory(impulse_element()));
         let mut next = Some(EngineEvent::Started { impulse });
         let mut wish = self.execution.wish.clone();
         loop {
@@ -238,7 +250,7 @@ impl Job {
         }
     }
 
-    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<Bytes>> {
+    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<StoredBlock>> {
         self.granted = wish;
         match wish {
             Wish::GoOn => None,
@@ -247,7 +259,7 @@ impl Job {
         }
     }
 
-    fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
+    fn receive(&mut self, report: Report) -> EngineEvent<StoredBlock> {
         match report {
             Report::Event(event) => event,
             Report::SideInput { collection, ready } => {
@@ -275,7 +287,7 @@ impl Job {
     }
 
     /// The outcome, if the job is over.
-    fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
+    fn step(&mut self, event: EngineEvent<StoredBlock>) -> Option<Outcome> {
         for action in self.engine.step(processing_time(), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
@@ -384,6 +396,7 @@ impl Job {
         }
         let run = attempt::Run {
             plan: plan.clone(),
+            storage: self.execution.storage.clone(),
             node,
             bundle,
             attempt,
@@ -392,6 +405,7 @@ impl Job {
                 side_inputs,
                 user,
                 cache: cache.clone(),
+                storage: self.execution.storage.clone(),
                 iterables: self.iterables.clone(),
             }),
             inject: self.execution.inject,
@@ -461,7 +475,7 @@ impl Job {
 }
 
 /// A task that panicked reports nothing, and the job would wait for it for ever.
-fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
+fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> {
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))

@@ -120,6 +120,12 @@ pub trait OutputReceiver: Send + Sync {
 
     /// Timers that the bundle set or cleared, in the order in which it did. An error ends the bundle.
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault>;
+
+    /// Whether receiving so many bytes now may take long, e.g. because others have to be written to a disk first. That is to be
+    /// done where it holds up nobody but the bundle's worker.
+    fn may_wait(&self, _bytes: u64) -> bool {
+        false
+    }
 }
 
 /// What a worker answered to `ProcessBundle`, its output aside.

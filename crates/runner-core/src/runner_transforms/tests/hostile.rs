@@ -9,6 +9,8 @@ use super::{element, interval};
 use crate::fault::{Blame, Fault};
 use crate::plan::testing::grouping;
 use crate::plan::{AccessPattern, Collection, Grain, Grouping, Merging};
+use crate::ports::StoredBlock;
+use crate::ports::memory::MemoryStorage;
 use crate::runner_transforms::elements;
 use crate::runner_transforms::group_by_key::GroupByKey;
 use crate::runner_transforms::side_input::SideInputBuilder;
@@ -38,11 +40,12 @@ fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
     };
     let (grouped, streamed) = (group(true), group(false));
     assert_eq!(grouped.is_ok(), streamed.is_ok(), "{grouped:?} {streamed:?}");
-    let mut side = SideInputBuilder::new(&collection());
-    let asked = side.add(block).map(|()| drop(side.finish()));
-    let cut = elements::cut(&collection(), vec![block.clone()]).map(|elements| {
+    let mut side = SideInputBuilder::new(&collection(), MemoryStorage::unlimited());
+    let asked = side.add(&StoredBlock::in_memory(block.clone())).and_then(|()| side.finish().map(drop));
+    let cut = elements::cut(&collection(), vec![block.clone()], MemoryStorage::unlimited().as_ref());
+    let cut = cut.map(|elements| {
         assert_eq!(
-            elements.iter().map(|block| &block.data[..]).collect::<Vec<_>>().concat(),
+            elements.iter().flat_map(|block| block.data.read().unwrap()).collect::<Vec<_>>(),
             block.to_vec(),
             "cutting loses nothing"
         );
