@@ -33,7 +33,9 @@ impl BundlePolicy {
     /// The same, but with smaller bundles if there is little memory.
     pub fn within(self, memory: u64) -> Self {
         match self {
-            Self::Bytes(target) => Self::Bytes(target.min(memory / Self::BUNDLES_IN_MEMORY).max(Self::SMALLEST)),
+            Self::Bytes(target) => {
+                Self::Bytes(target.min(memory / Self::BUNDLES_IN_MEMORY).max(Self::SMALLEST))
+            }
             Self::EachBlock | Self::Whole => self,
         }
     }
