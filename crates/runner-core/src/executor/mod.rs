@@ -26,7 +26,7 @@ use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::{EventTime, ProcessingTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
@@ -50,6 +50,8 @@ use test_stream::Player;
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a bundle of unbounded input runs at a stretch, if it can be split.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether user state has to make room. Whoever asks for some makes room anyway.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -381,8 +383,14 @@ impl Job {
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
-            let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
-            Arc::new(self.states.entry(node).or_insert_with(store).begin())
+            let store = self.states.entry(node).or_insert_with(|| {
+                let storage = self.execution.storage.clone();
+                let store = Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone(), storage));
+                let room = keep_room(store.clone());
+                self.tasks.spawn(collectors::report_failure(self.reports.clone(), room));
+                store
+            });
+            Arc::new(store.begin())
         });
         // When windows merge their state is put together here, and workers do not learn of it.
         let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
@@ -470,6 +478,20 @@ impl Job {
         let all = async { while self.finalizers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINALIZATION_LIMIT, all).await.is_err() {
             tracing::warn!("finalization callbacks did not end in {FINALIZATION_LIMIT:?}; they are given up");
+        }
+    }
+}
+
+/// Has state of keys that nobody asks for make room for others.
+async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    let mut watch = tokio::time::interval(ROOM_EVERY);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        watch.tick().await;
+        if store.has_to_make_room() {
+            let store = store.clone();
+            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
+            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::ports::{Reservation, Storage, StoredBlock};
 
 /// Into how many shares keys are divided. More than any number of workers; few enough that each share of
 /// a block is worth a block.
-const PARTITIONS: u64 = 128;
+pub(crate) const PARTITIONS: u64 = 128;
 /// A share of the keys of a bundle's output becomes a block when it has so many bytes; fewer if all shares together would be more
 /// than a small part of the memory.
 const SHARE_BYTES: (u64, u64) = (4 << 10, 256 << 10);
