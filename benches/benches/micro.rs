@@ -11,6 +11,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
 use runner_core::plan::{Firing, Grain, Grouping, Merging, OutputTime, PlanGrain, plan_pipeline};
+use runner_core::ports::memory::MemoryStorage;
 use runner_core::runner_transforms::group_by_key::GroupByKey;
 
 const ELEMENTS: usize = 100_000;
@@ -68,11 +69,12 @@ fn group_by_key(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("100 k pairs of 100 B, 10 k keys", |bencher| {
         bencher.iter(|| {
-            let mut groups = GroupByKey::new(grouping.clone(), "bench".to_owned());
+            let mut groups =
+                GroupByKey::new(grouping.clone(), "bench".to_owned(), MemoryStorage::unlimited(), None);
             let added = groups.add(&block, ProcessingTime(0));
             let grouped = groups.advance_watermark(EventTime::MAX);
             let blocks = groups.take_panes(Grain::Block).filter_map(Result::ok);
-            black_box((added.is_ok(), grouped.is_ok(), blocks.map(|block| block.len()).sum::<usize>()))
+            black_box((added.is_ok(), grouped.is_ok(), blocks.map(|pane| pane.data.len()).sum::<usize>()))
         });
     });
     group.finish();

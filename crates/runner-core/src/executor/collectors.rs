@@ -11,20 +11,22 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::await_side_inputs::AwaitSideInputs;
+use super::handed_out::HandedOut;
 use super::{Progress, Report, may_wait};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::{JobBundleFactory, Storage, StoredBlock};
-use crate::runner_transforms::group_by_key::{GroupByKey, Pane};
+use crate::runner_transforms::group_by_key::{GroupByKey, Pane, Panes};
 use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
 
-/// How many blocks of groups are handed to the engine at once.
-const GROUP_BATCH: usize = 16;
+/// How many blocks of groups are handed to the engine at once, and of how many bytes.
+const GROUP_BATCH: usize = 64;
+const GROUP_BATCH_BYTES: u64 = 4 << 20;
 
 /// What side inputs that go on changing have.
 pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
@@ -265,18 +267,18 @@ impl Group {
     async fn hand_out(&self, groups: &mut GroupByKey, bytes: u64, panes: bool) -> Result<bool, Fault> {
         let output = &self.plan.collections[self.output.0];
         let mut rest = panes.then(|| groups.take_panes(output.grain));
+        let mut handed_out = HandedOut::new(self.storage.budget().limit());
         loop {
+            handed_out.wait().await;
             let (plan, id, storage) = (self.plan.clone(), self.output, self.storage.clone());
-            let (blocks, last, iterator) = compute(self.storage.as_ref(), bytes, move || {
-                let panes = rest.iter_mut().flat_map(|rest| rest.take(GROUP_BATCH));
-                let stored =
-                    panes.map(|pane| store(pane?, storage.as_ref())).collect::<Result<Vec<_>, _>>()?;
-                let last = stored.len() < GROUP_BATCH;
+            let (mut blocks, last, iterator) = compute(self.storage.as_ref(), bytes, move || {
+                let (stored, last) = next_panes(rest.as_mut(), storage.as_ref())?;
                 let blocks = elements::cut_stored(&plan.collections[id.0], stored, storage.as_ref())?;
                 Ok((blocks, last, rest))
             })
             .await?;
             rest = iterator;
+            handed_out.count(&mut blocks);
             let done = last.then(|| Collected { hold: groups.hold(), wake: groups.next_wake() });
             let event = EngineEvent::Collected { node: self.node, blocks, done };
             if self.reports.send(Report::Event(event)).await.is_err() {
@@ -287,6 +289,21 @@ impl Group {
             }
         }
     }
+}
+
+/// Some panes, and whether these are all.
+fn next_panes(
+    mut panes: Option<&mut Panes>,
+    storage: &dyn Storage,
+) -> Result<(Vec<StoredBlock>, bool), Fault> {
+    let (mut stored, mut bytes) = (Vec::new(), 0);
+    while stored.len() < GROUP_BATCH && bytes < GROUP_BATCH_BYTES {
+        let Some(pane) = panes.as_mut().and_then(|panes| panes.next()) else { return Ok((stored, true)) };
+        let block = store(pane?, storage)?;
+        bytes += block.len();
+        stored.push(block);
+    }
+    Ok((stored, false))
 }
 
 /// A pane whose values are there as long as it is.

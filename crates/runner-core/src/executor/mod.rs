@@ -7,6 +7,7 @@
 mod attempt;
 mod await_side_inputs;
 mod collectors;
+mod handed_out;
 mod late;
 mod merging;
 mod outputs;

@@ -132,6 +132,8 @@ pub struct StoredBlock {
     content: Arc<dyn StoredContent>,
     /// What the block refers to, and what therefore has to stay as long as it does.
     holding: Option<Arc<dyn Send + Sync>>,
+    /// Goes with the block.
+    _guard: Option<Arc<dyn Send + Sync>>,
 }
 
 /// What a [`Storage`] makes a [`StoredBlock`] of.
@@ -151,7 +153,7 @@ pub trait StoredContent: Send + Sync {
 
 impl StoredBlock {
     pub fn new(content: Arc<dyn StoredContent>) -> Self {
-        Self { content, holding: None }
+        Self { content, holding: None, _guard: None }
     }
 
     /// Bytes that are always in memory and not in any budget: for what is small, or counted elsewhere.
@@ -162,6 +164,11 @@ impl StoredBlock {
     /// The same block; `what` lives at least as long as it does.
     pub fn holding(self, what: Arc<dyn Send + Sync>) -> Self {
         Self { holding: Some(what), ..self }
+    }
+
+    /// The same block; `guard` is dropped when this and all clones of it are. Nothing that is made of the block has it.
+    pub fn guarded(self, guard: Arc<dyn Send + Sync>) -> Self {
+        Self { _guard: Some(guard), ..self }
     }
 
     /// What the block holds, so that another one made of it can.

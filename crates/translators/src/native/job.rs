@@ -103,7 +103,7 @@ async fn execute(
     let execution = Execution {
         plan,
         workers: workers.clone(),
-        policy: settings.policy,
+        policy: settings.policy.within(config.memory_limit),
         inject: settings.inject,
         progress: progress.clone(),
         storage,
