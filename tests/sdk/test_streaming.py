@@ -10,13 +10,15 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.testing import test_stream
-from apache_beam.transforms import userstate
+from apache_beam.transforms import trigger, userstate
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.windowed_value import PaneInfoTiming
 
 import conftest
 import harness
 import wire
+from cases import requirements
 
 SPACE = 'beamline.tests.streaming'
 # What must come of an endless source within this time; it makes ten elements a second.
@@ -166,3 +168,50 @@ def test_late_elements_do_not_reach_state(endpoint, stub):
   result = late(endpoint, lambda pairs: harness.check(
       pairs | 'Keep' >> beam.ParDo(_Keep()), [('k', 1), ('k', 2)]))
   assert dropped(stub, result, 'Keep') == [2]
+
+
+def test_sorted_by_time_with_late_data(endpoint, stub):
+  """An element waits until nothing earlier can come that is not too late; what is too late is dropped."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+
+  def at(*times):
+    return [TimestampedValue(('k', time), time) for time in times]
+
+  stream = (
+      test_stream.TestStream().add_elements(at(3, 1, 2)).advance_watermark_to(6)
+      .add_elements(at(4, 5)).advance_watermark_to(20).add_elements(at(9, 12, 11))
+      .advance_watermark_to_infinity())
+  times = (
+      pipeline | stream | beam.WindowInto(
+          FixedWindows(100), trigger=trigger.AfterWatermark(), allowed_lateness=10,
+          accumulation_mode=trigger.AccumulationMode.DISCARDING)
+      | 'Sorted' >> requirements.sorted_by_time())
+  # Each with the latest before it: that of 4 and 5 is late and not too late, that of 9 is too late.
+  harness.check(times, [(t, t) for t in (1, 2, 3, 4, 5, 11, 12)])
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  assert dropped(stub, result, 'Sorted') == [1]
+
+
+@pytest.mark.parametrize('lateness, groups, left_out', [(100, [('k', [1], True)], []), (0, [], [1])])
+def test_elements_moved_back_in_time(lateness, groups, left_out, endpoint, stub):
+  """What a DoFn puts before the watermark is late: it waits for nobody, and nobody takes it for more."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  stream = (
+      test_stream.TestStream().advance_watermark_to(15).add_elements([TimestampedValue(('k', 1), 20)])
+      .advance_watermark_to(30).advance_watermark_to_infinity())
+
+  def told(element, pane=beam.DoFn.PaneInfoParam):
+    return element[0], list(element[1]), pane.timing == PaneInfoTiming.LATE
+
+  grouped = (
+      pipeline | stream | beam.Map(lambda pair: TimestampedValue(pair, 5)) | beam.WindowInto(
+          FixedWindows(10), allowed_lateness=lateness, accumulation_mode=trigger.AccumulationMode.DISCARDING,
+          trigger=trigger.AfterWatermark(late=trigger.AfterCount(1)))
+      | 'Grouped' >> beam.GroupByKey() | beam.Map(told))
+  harness.check(grouped, groups)
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  assert dropped(stub, result, 'Grouped') == left_out
