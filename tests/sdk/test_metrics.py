@@ -277,3 +277,25 @@ def test_requests_are_counted(endpoint, stub):
     assert coders.VarIntCoder().decode(found.payload) == count, found
   latencies = one(committed, INFOS.API_REQUEST_LATENCIES.spec.urn, SERVICE='Store')
   assert metrics_pb2.HistogramValue.FromString(latencies.payload).count == 20, latencies
+
+
+def test_more_metrics_than_clients_take(endpoint, stub):
+  """Names of transforms are in the metrics of each; the SDK's client takes four megabytes."""
+  def many(pipeline):
+    elements = pipeline | beam.Create([1])
+    for number in range(250):
+      elements | '%d%s' % (number, 'long' * 1000) >> beam.Map(_counted)  # pylint: disable=expression-not-assigned
+
+  result = run(endpoint, many)
+  found = result.metrics().query(MetricsFilter().with_namespace(SPACE).with_name('one of many'))
+  assert [counter.committed for counter in found['counters']] == [1] * 250
+  committed = metrics_of(stub, result).committed
+  assert infos(committed, URNS['ELEMENT_COUNT']) and not infos(committed, URNS['TOTAL_MSECS'])
+  told = wire.messages(stub, result._job_id)  # pylint: disable=protected-access
+  told = [response.message_response.message_text for response in told]
+  assert any('GetJobMetrics leaves out' in text for text in told), told
+
+
+def _counted(x):
+  Metrics.counter(SPACE, 'one of many').inc()
+  return x

@@ -1,5 +1,6 @@
 """What runner and SDK can do together beyond the least: caches, samples, hints, shorter ways for elements."""
 
+import os
 import threading
 import time
 
@@ -14,7 +15,10 @@ from apache_beam.transforms.combiners import CountCombineFn
 from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
 
 import cases  # pylint: disable=unused-import
+import conftest
 import harness
+import wire
+from beamline_server import BeamlineServer
 
 KEYS = 'abc'
 ELEMENTS = 20  # of each key
@@ -121,6 +125,46 @@ def test_the_failing_element_is_in_the_error_if_it_is_wanted(experiment, endpoin
 
 def test_the_failing_element_is_not_in_the_error_if_it_is_not_wanted(endpoint):
   assert 'The element was' not in failure(endpoint, ('LOOPBACK', None))
+
+
+def messages_of(pipeline, endpoint):
+  """Runs it to its end; what its author was told."""
+  result = harness.run_pipeline(pipeline)
+  with wire.job_service(endpoint) as stub:
+    told = wire.messages(stub, result._job_id)  # pylint: disable=protected-access
+  return [message.message_response.message_text for message in told]
+
+
+def test_samples_of_what_each_step_makes(endpoint, process):
+  options = harness.portable_options(endpoint, process, ['--experiments=enable_data_sampling'])
+  pipeline = beam.Pipeline(options=PipelineOptions(options))
+
+  def slowly(number):
+    time.sleep(0.3)  # elements are sampled twice a second
+    return 'number %d' % number
+
+  pipeline | beam.Create(range(6)) | beam.Reshuffle() | 'Name' >> beam.Map(slowly)  # pylint: disable=expression-not-assigned
+  told = [text for text in messages_of(pipeline, endpoint) if 'some of what it made' in text]
+  assert any('[Name]' in text and 'number ' in text for text in told), told
+
+
+# --- What a worker is doing
+
+
+def test_what_the_worker_of_a_slow_bundle_is_doing(process):
+  if os.environ.get('BEAMLINE_ENDPOINT'):
+    pytest.skip('needs a server of its own')
+
+  def take_a_nap(element):
+    time.sleep(3)
+    return element
+
+  with BeamlineServer(conftest.BINARY, ['--slow-bundle-seconds=1']) as server:
+    pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(server.endpoint, process)))
+    pipeline | beam.Create([1]) | 'Slow' >> beam.Map(take_a_nap)  # pylint: disable=expression-not-assigned
+    slow = [text for text in messages_of(pipeline, server.endpoint) if 'has been running for' in text]
+  assert len(slow) == 2 and 'for 1 s' in slow[0] and 'for 2 s' in slow[1], slow
+  assert 'Slow' in slow[0] and 'in take_a_nap' in slow[0] and 'ACTIVE PROCESSING BUNDLES' in slow[0], slow[0]
 
 
 # --- How many bundles a worker runs at once

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::finalizer::BundleFinalizer;
 use super::job::version_of_descriptor;
 use super::questions::Questions;
+use super::slow;
 use super::{
     ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, failing_element, response, timers,
 };
@@ -138,6 +139,7 @@ impl StageBundleFactory for StageBundles {
             biased;
             ending = self.run(&running, request, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
+            never = slow::report(&self.shared.config, &worker, &instruction, &self.spec.name) => match never {},
         };
         match ending {
             Ending::Done(mut answer) => {

@@ -155,6 +155,16 @@ impl EnvironmentWorkers {
         receiver.await.map_err(|_| self.closed())?
     }
 
+    /// The workers that are there.
+    pub(crate) fn running(&self) -> Vec<Arc<WorkerSession>> {
+        let lent = self.lent();
+        lent.workers
+            .iter()
+            .filter(|(worker, _)| !worker.is_gone())
+            .map(|(worker, _)| worker.clone())
+            .collect()
+    }
+
     /// How many bundles may run at once, on all workers together.
     pub(crate) fn parallelism(&self) -> usize {
         let each = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
