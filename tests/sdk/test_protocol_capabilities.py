@@ -292,6 +292,23 @@ def test_elements_in_requests(endpoint, monkeypatch, tmp_path):
   assert read['none'] > 0, 'large bundles still come by the data stream'
 
 
+def test_bundles_at_once_have_data_streams_of_their_own(endpoint, monkeypatch):
+  """A worker with several bundles need not read one's elements to get at another's (named_data_streams)."""
+  streams = {}
+
+  def named(process, worker, request, instruction_id):
+    streams[instruction_id] = request.data_stream_id
+    return process(worker, request, instruction_id)
+
+  change_process_bundle(monkeypatch, named)
+  arguments = harness.portable_options(endpoint, extra=['--bundle_size=element'])
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  work = 'Slow' >> beam.Map(slow).with_resource_hints(max_active_bundles_per_worker='3')
+  harness.check(pipeline | beam.Create(range(12)) | beam.Reshuffle() | work, range(12))
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
+  assert set(streams.values()) == {'', '1', '2'}, streams
+
+
 def test_keys_of_a_side_input_with_their_values(endpoint, process):
   """A worker that is told that it may asks once for all of a map, rather than for each key."""
   class Look(beam.DoFn):

@@ -126,7 +126,7 @@ impl StageBundleFactory for StageBundles {
         let worker = lease.worker.clone();
         let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
-        let request = process_bundle(descriptor_id, state.cache_tokens(&worker.id));
+        let request = process_bundle(descriptor_id, lease.data_stream(), state.cache_tokens(&worker.id));
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
@@ -180,9 +180,14 @@ fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
     counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
-fn process_bundle(descriptor_id: String, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
+fn process_bundle(
+    descriptor_id: String,
+    data_stream_id: String,
+    cache_tokens: Vec<CacheToken>,
+) -> ProcessBundleRequest {
     ProcessBundleRequest {
         process_bundle_descriptor_id: descriptor_id,
+        data_stream_id,
         // For an SDK that caches nothing they mean nothing. Python caches without having the capability
         // `beam:protocol:state_caching:v1`, so nothing is made of that.
         cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),
