@@ -165,7 +165,11 @@ impl Stage {
         let blocks = Box::new(std::iter::once(Ok(encode(values))));
         let bundle = RemoteBundle {
             instruction: name.to_owned(),
-            inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }],
+            inputs: vec![BundleInput {
+                transform_id: "source".to_owned(),
+                blocks,
+                elements: ElementCount::default(),
+            }],
             timers: Vec::new(),
             state: Arc::new(State::default()),
             outputs: outputs.clone(),
@@ -205,7 +209,8 @@ impl Stage {
         state: Arc<State>,
         outputs: Arc<Outputs>,
     ) -> Result<Ran, Fault> {
-        let inputs = vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }];
+        let elements = ElementCount::default();
+        let inputs = vec![BundleInput { transform_id: "source".to_owned(), blocks, elements }];
         let instruction = name.to_owned();
         let requests = BundleRequests::none();
         let bundle = RemoteBundle {
@@ -222,7 +227,7 @@ impl Stage {
 
     /// Begins a bundle on these values, counted, each in a block of its own; and who may ask it things.
     pub fn start(&self, name: &str, values: &[&str]) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
-        self.begin(name, values, Some(values.len() as u64))
+        self.begin(name, values, ElementCount::of(values.len() as u64))
     }
 
     /// The same, but the values are not counted.
@@ -231,14 +236,14 @@ impl Stage {
         name: &str,
         values: &[&str],
     ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
-        self.begin(name, values, None)
+        self.begin(name, values, ElementCount::default())
     }
 
     fn begin(
         &self,
         name: &str,
         values: &[&str],
-        elements: Option<u64>,
+        elements: ElementCount,
     ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
         let (control, requests) = BundleRequests::channel();
         let blocks: Vec<_> = values.iter().map(|value| Ok(encode(&[value]))).collect();

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use beam_model::urns::standard_protocols::HARNESS_MONITORING_INFOS;
 use runner_core::fault::{Fault, Retry};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -159,6 +160,16 @@ impl EnvironmentWorkers {
     pub(crate) fn parallelism(&self) -> usize {
         let each = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
         self.most.saturating_mul(each.min(MOST_BUNDLES_WORTHWHILE))
+    }
+
+    /// The workers that can be asked for the metrics of their process.
+    pub(crate) fn with_own_metrics(&self) -> Vec<Arc<WorkerSession>> {
+        if !self.environment.can(HARNESS_MONITORING_INFOS) {
+            return Vec::new();
+        }
+        let lent = self.lent();
+        let workers = lent.workers.iter().map(|(worker, _)| worker);
+        workers.filter(|worker| !worker.is_gone()).cloned().collect()
     }
 
     fn closed(&self) -> Fault {

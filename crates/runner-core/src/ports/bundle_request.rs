@@ -31,15 +31,14 @@ pub enum BundleRequest {
     },
 }
 
-/// What a worker gave back of a running bundle (`ProcessBundleSplitResponse`).
-///
-/// It is part of the bundle's transaction: what it names is other work from the bundle's commit on, and was
-/// never said if the bundle fails. The primary roots, what the bundle kept, are therefore of no use to
-/// anyone: a bundle that fails is tried again on all of its input.
+/// What a worker gave back of a running bundle (`ProcessBundleSplitResponse`). Whoever receives the bundle's output
+/// says what that means ([`super::OutputReceiver::receive_split`]).
 #[derive(Clone, Debug, Default)]
 pub struct BundleSplit {
     /// Parts of elements that the worker had begun on.
     pub residuals: Vec<Residual>,
+    /// What the bundle keeps of those elements. Without delays.
+    pub primaries: Vec<Residual>,
     /// For each data source that was cut between elements.
     pub channels: Vec<ChannelSplit>,
 }
