@@ -54,9 +54,21 @@ def slow(element):
   return element, os.getpid()
 
 
+def pause(_):
+  time.sleep(0.2)
+  return []
+
+
+def when_there_are_workers(pipeline, numbers):
+  """These come together, when two workers have been started for something else: a small bundle is not worth that."""
+  nothing = pipeline | 'For two' >> beam.Create([1, 1]) | 'Read' >> beam.ParDo(_Count(), pause)
+  numbers = pipeline | 'Numbers' >> beam.Create(numbers)
+  return (numbers, nothing) | beam.Flatten() | beam.Reshuffle()
+
+
 def elements(pipeline):
   """So little data is one bundle."""
-  return pipeline | beam.Create(range(ELEMENTS)) | beam.Reshuffle() | 'Slow' >> beam.Map(slow)
+  return when_there_are_workers(pipeline, range(ELEMENTS)) | 'Slow' >> beam.Map(slow)
 
 
 class _Range(RestrictionProvider):
@@ -72,15 +84,15 @@ class _Range(RestrictionProvider):
 
 class _Count(beam.DoFn):
   """One restriction for all."""
-  def process(self, element, tracker=beam.DoFn.RestrictionParam(_Range())):
+  def process(self, element, work, tracker=beam.DoFn.RestrictionParam(_Range())):  # pylint: disable=arguments-differ
     position = tracker.current_restriction().start
     while tracker.try_claim(position):
-      yield slow(position)
+      yield from work(position)
       position += 1
 
 
 def restriction(pipeline):
-  return pipeline | beam.Create([ELEMENTS]) | 'Slow' >> beam.ParDo(_Count())
+  return when_there_are_workers(pipeline, [ELEMENTS]) | 'Slow' >> beam.ParDo(_Count(), lambda position: [slow(position)])
 
 
 def start(endpoint, work, environment=('LOOPBACK', None), options=()):
@@ -130,7 +142,7 @@ def over_work(test):
 
 @over_work
 def test_an_idle_worker_gets_a_part_of_the_bundle_that_runs(work, endpoint, external, stub):
-  """Two processes, the second of which has yet to be started."""
+  """Two processes."""
   result = start(endpoint, work, external)
   finish(result)
   metrics = metrics_of(stub, result)

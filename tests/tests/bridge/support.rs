@@ -227,7 +227,7 @@ impl Stage {
 
     /// Begins a bundle on these values, counted, each in a block of its own; and who may ask it things.
     pub fn start(&self, name: &str, values: &[&str]) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
-        self.begin(name, values, ElementCount::of(values.len() as u64))
+        self.begin(name, values, ElementCount::of(values.len() as u64), Outputs::default())
     }
 
     /// The same, but the values are not counted.
@@ -236,19 +236,20 @@ impl Stage {
         name: &str,
         values: &[&str],
     ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
-        self.begin(name, values, ElementCount::default())
+        self.begin(name, values, ElementCount::default(), Outputs::default())
     }
 
-    fn begin(
+    pub fn begin(
         &self,
         name: &str,
         values: &[&str],
         elements: ElementCount,
+        outputs: Outputs,
     ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
         let (control, requests) = BundleRequests::channel();
         let blocks: Vec<_> = values.iter().map(|value| Ok(encode(&[value]))).collect();
         let blocks = Box::new(blocks.into_iter());
-        let outputs = Arc::new(Outputs::default());
+        let outputs = Arc::new(outputs);
         let bundle = RemoteBundle {
             instruction: name.to_owned(),
             inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements }],
@@ -338,6 +339,8 @@ pub struct Outputs {
     pub blocks: Mutex<Vec<Bytes>>,
     pub timers: Mutex<Vec<TimerBlock>>,
     pub refuse: bool,
+    /// There if splits take effect at once: those that have.
+    pub splits: Option<Mutex<Vec<BundleSplit>>>,
 }
 
 impl Outputs {
@@ -362,6 +365,15 @@ impl OutputReceiver for Outputs {
         }
         self.timers.lock().unwrap().push(timers);
         Ok(())
+    }
+
+    fn receive_split(&self, split: &BundleSplit) -> Result<SplitTaken, Fault> {
+        if self.refuse {
+            return Err(Fault::runner("the split is refused"));
+        }
+        let Some(splits) = &self.splits else { return Ok(SplitTaken::WithTheBundle) };
+        splits.lock().unwrap().push(split.clone());
+        Ok(SplitTaken::AtOnce)
     }
 }
 

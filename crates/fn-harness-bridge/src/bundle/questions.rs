@@ -72,7 +72,7 @@ impl<'a> Questions<'a> {
         config: &'a BridgeConfig,
     ) -> Self {
         // They were asked of a bundle that had no worker yet: split now, it would give back everything.
-        requests.decline();
+        requests.begin();
         Self { worker, bundle, elements, outputs, requests, config, asked: None, splits: Vec::new() }
     }
 

@@ -115,6 +115,10 @@ impl StageBundles {
 
 #[async_trait]
 impl StageBundleFactory for StageBundles {
+    fn has_idle_worker(&self) -> bool {
+        self.workers.has_idle()
+    }
+
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
         let RemoteBundle { instruction, inputs, timers, state, outputs, requests, side_inputs_version } =
             bundle;

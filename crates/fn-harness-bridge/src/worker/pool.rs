@@ -162,6 +162,13 @@ impl EnvironmentWorkers {
         self.most.saturating_mul(each.min(MOST_BUNDLES_WORTHWHILE))
     }
 
+    /// Whether a worker is there that could take a bundle at once.
+    pub(crate) fn has_idle(&self) -> bool {
+        let full = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
+        let lent = self.lent();
+        lent.workers.iter().any(|(worker, bundles)| !worker.is_gone() && *bundles < full)
+    }
+
     /// The workers that can be asked for the metrics of their process.
     pub(crate) fn with_own_metrics(&self) -> Vec<Arc<WorkerSession>> {
         if !self.environment.can(HARNESS_MONITORING_INFOS) {

@@ -39,7 +39,7 @@ pub use collector::Collected;
 use collector::CollectorState;
 pub use policy::BundlePolicy;
 use policy::Pools;
-pub use splits::is_worth_splitting;
+pub use splits::{Helper, is_worth_splitting};
 use stage::StageState;
 use test_stream::TestStreamState;
 pub use test_stream::TestStreamStep;

@@ -30,10 +30,26 @@ const FIRST_AFTER: i64 = 100;
 /// Who has nothing to give back is asked again after twice as long, up to this.
 const LONGEST_WAIT: i64 = 5_000;
 
-/// Whether it is worth its costs to split a bundle that has done this much of its work in `elapsed`: what is left
-/// has to keep its worker busy for a while.
-pub fn is_worth_splitting(elapsed: Duration, done: f64, left: f64) -> bool {
-    done > 0.0 && elapsed.as_secs_f64() * left / done >= FIRST_AFTER as f64 / 1_000.0
+/// Who would get what a bundle gives back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    /// A worker that is there and has nothing to do.
+    Ready,
+    /// One that has yet to be started, which takes seconds.
+    ToBeStarted,
+}
+
+/// Whether it is worth its costs to split a bundle that its worker has had for `elapsed`: what is left has to keep it
+/// busy for a while. `progress`: how much of it is done, and how much is left, if that is known; else it is taken for
+/// half done.
+pub fn is_worth_splitting(elapsed: Duration, progress: Option<(f64, f64)>, helper: Helper) -> bool {
+    let least = match helper {
+        Helper::Ready => FIRST_AFTER,
+        // A harness that is written in Python takes 2 to 3 s, and half of what is left is shared.
+        Helper::ToBeStarted => 5_000,
+    };
+    let (done, left) = progress.unwrap_or((1.0, 1.0));
+    done > 0.0 && elapsed.as_secs_f64() * left / done >= least as f64 / 1_000.0
 }
 
 /// When a running attempt may be asked to split.

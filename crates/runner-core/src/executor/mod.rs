@@ -146,6 +146,7 @@ pub async fn run(execution: Execution) -> Outcome {
         caches: HashMap::new(),
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
+        inputs: HashMap::new(),
         wake: None,
         granted: Wish::GoOn,
         tasks,
@@ -208,8 +209,10 @@ struct Job {
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
-    /// How to ask running bundles something, and what of.
-    controls: HashMap<BundleId, (BundleControl, Arc<splits::Input>)>,
+    /// How to ask running bundles something.
+    controls: HashMap<BundleId, BundleControl>,
+    /// What they are to process, and on whom.
+    inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
     /// The last wish that the engine has been told.
@@ -407,7 +410,8 @@ impl Job {
         if plan.streaming && stage.restriction_reader.is_some() {
             self.checkpoint_regularly(control.clone());
         }
-        self.controls.insert(bundle, (control.clone(), input.clone()));
+        self.controls.insert(bundle, control.clone());
+        self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
         let run = attempt::Run {
             plan: plan.clone(),
             node,
@@ -449,7 +453,7 @@ impl Job {
     fn checkpoint(&mut self, bundle: BundleId) {
         // What is bounded ends by itself.
         let streaming = self.execution.plan.streaming;
-        if let Some((control, _)) = self.controls.get(&bundle).filter(|_| streaming).cloned() {
+        if let Some(control) = self.controls.get(&bundle).filter(|_| streaming).cloned() {
             self.tasks.spawn(async move {
                 control.split(0.0).await;
             });
@@ -458,10 +462,11 @@ impl Job {
 
     /// Asks a running bundle to share what is left to it.
     fn split(&mut self, bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64) {
-        let Some((control, input)) = self.controls.get(&bundle).cloned() else { return };
+        let Some(control) = self.controls.get(&bundle).cloned() else { return };
+        let Some((input, workers)) = self.inputs.get(&bundle).cloned() else { return };
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
-            let is_split = input.ask(control, fraction_of_remainder).await;
+            let is_split = input.ask(control, workers, fraction_of_remainder).await;
             let event = EngineEvent::SplitAnswered { bundle, attempt, is_split };
             let _ = reports.send(Report::Event(event)).await;
         });
@@ -469,6 +474,7 @@ impl Job {
 
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
         self.controls.remove(&bundle);
+        self.inputs.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
         let Uncommitted { infos, finalizer, state, cache } = uncommitted;
         if let Some(state) = state {

@@ -6,14 +6,13 @@ use std::time::Duration;
 
 use beam_model::time::EventTime;
 use bytes::Bytes;
-use tokio::time::Instant;
 
 use super::attempt::residual_block;
-use crate::engine::{Block, is_worth_splitting};
+use crate::engine::{Block, Helper, is_worth_splitting};
 use crate::fault::Fault;
 use crate::metrics::elements_done;
 use crate::plan::{Collection, ExecutionPlan, Node, NodeId, Stage};
-use crate::ports::{BundleControl, BundleSplit, ElementCount, SplitTaken};
+use crate::ports::{BundleControl, BundleSplit, ElementCount, SplitTaken, StageBundleFactory};
 use crate::runner_transforms::elements;
 
 /// The input of an attempt.
@@ -27,7 +26,6 @@ pub(super) struct Input {
     pub(super) elements: ElementCount,
     /// What its worker keeps, if a split takes effect at once.
     kept: Option<Mutex<Kept>>,
-    begun: Instant,
 }
 
 struct Kept {
@@ -52,21 +50,13 @@ impl Input {
         let (mut at_once, mut elements) = (false, ElementCount::default());
         if let Node::Stage(stage) = &plan.nodes[node.0] {
             at_once = stage.splits_at_once(plan.streaming);
-            // The input of what reads restrictions is cut element by element.
-            if stage.restriction_reader.is_some() {
+            // The input of what reads restrictions is cut element by element, and may be split at any time.
+            if !at_once && stage.restriction_reader.is_some() {
                 elements = ElementCount::of(blocks.len() as u64);
             }
         }
         let kept = || Mutex::new(Kept { whole: usize::MAX, part: Vec::new(), fixed: false, splits: 0 });
-        Self {
-            kept: at_once.then(kept),
-            plan,
-            node,
-            blocks,
-            counts: OnceLock::new(),
-            elements,
-            begun: Instant::now(),
-        }
+        Self { kept: at_once.then(kept), plan, node, blocks, counts: OnceLock::new(), elements }
     }
 
     fn stage(&self) -> Result<(&Stage, &Collection), Fault> {
@@ -170,21 +160,27 @@ impl Input {
 
     /// Asks the running attempt to keep this much of what is left to it, if that is worth it. Returns whether it has
     /// given back anything.
-    pub(super) async fn ask(self: Arc<Self>, control: BundleControl, fraction_of_remainder: f64) -> bool {
+    pub(super) async fn ask(
+        self: Arc<Self>,
+        control: BundleControl,
+        workers: Arc<dyn StageBundleFactory>,
+        fraction_of_remainder: f64,
+    ) -> bool {
+        let helper = if workers.has_idle_worker() { Helper::Ready } else { Helper::ToBeStarted };
         let splits = || self.kept().map(|kept| kept.splits);
         let before = splits();
         let counted = self.clone();
         let counted = tokio::task::spawn_blocking(move || counted.counts().map(|_| ())).await;
         // What is malformed fails the bundle where it is read.
-        if !matches!(counted, Ok(Ok(()))) || !self.is_worth_splitting(&control).await {
+        if !matches!(counted, Ok(Ok(()))) || !self.is_worth_splitting(&control, helper).await {
             return false;
         }
         control.split(fraction_of_remainder).await;
         splits() > before
     }
 
-    async fn is_worth_splitting(&self, control: &BundleControl) -> bool {
-        let Ok((stage, _)) = self.stage() else { return false };
+    async fn is_worth_splitting(&self, control: &BundleControl, helper: Helper) -> bool {
+        let (Ok((stage, _)), Some(elapsed)) = (self.stage(), control.running_for()) else { return false };
         let all = usize::try_from(self.elements.get().unwrap_or_default()).unwrap_or(usize::MAX);
         let left_to_it = self.kept().map_or(0, |kept| match kept.part.is_empty() {
             true => kept.whole.min(all),
@@ -194,11 +190,9 @@ impl Input {
             return false;
         }
         let infos = control.progress().await.unwrap_or_default();
-        match elements_done(&infos, &stage.source) {
-            Some(done) => is_worth_splitting(self.begun.elapsed(), done, left_to_it as f64 - done),
-            // Not every SDK tells.
-            None => true,
-        }
+        // Not every SDK tells.
+        let done = elements_done(&infos, &stage.source);
+        is_worth_splitting(elapsed, done.map(|done| (done, left_to_it as f64 - done)), helper)
     }
 }
 

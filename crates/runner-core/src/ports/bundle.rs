@@ -77,6 +77,12 @@ pub trait StageBundleFactory: Send + Sync {
     ///
     /// A split that the worker was asked for has been answered when this returns a result, and is in it.
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault>;
+
+    /// Whether one more bundle would find a worker that has nothing to do, as things are now. Else one has to be started,
+    /// or to become free.
+    fn has_idle_worker(&self) -> bool {
+        true
+    }
 }
 
 /// One attempt of a bundle.

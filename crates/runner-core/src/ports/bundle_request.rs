@@ -1,6 +1,7 @@
 //! Asking a bundle while a worker runs it: to split, how far it is.
 
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use beam_model::pipeline::MonitoringInfo;
 use tokio::sync::{mpsc, oneshot};
@@ -60,6 +61,7 @@ pub struct ChannelSplit {
 #[derive(Clone, Debug)]
 pub struct BundleControl {
     requests: mpsc::Sender<BundleRequest>,
+    begun: Arc<OnceLock<Instant>>,
 }
 
 impl BundleControl {
@@ -74,6 +76,11 @@ impl BundleControl {
     pub async fn progress(&self) -> Option<Vec<MonitoringInfo>> {
         let (reply, answer) = oneshot::channel();
         self.ask(BundleRequest::Progress { reply }, answer).await
+    }
+
+    /// For how long a worker has had the bundle; `None` if none has.
+    pub fn running_for(&self) -> Option<Duration> {
+        self.begun.get().map(Instant::elapsed)
     }
 
     /// Whether the bundle may still be asked something.
@@ -91,12 +98,14 @@ impl BundleControl {
 #[derive(Debug)]
 pub struct BundleRequests {
     requests: mpsc::Receiver<BundleRequest>,
+    begun: Arc<OnceLock<Instant>>,
 }
 
 impl BundleRequests {
     pub fn channel() -> (BundleControl, Self) {
         let (sender, requests) = mpsc::channel(WAITING_REQUESTS);
-        (BundleControl { requests: sender }, Self { requests })
+        let begun = Arc::<OnceLock<Instant>>::default();
+        (BundleControl { requests: sender, begun: begun.clone() }, Self { requests, begun })
     }
 
     /// Nobody asks.
@@ -109,8 +118,10 @@ impl BundleRequests {
         self.requests.recv().await
     }
 
-    /// Answers all questions that wait with `None`.
-    pub fn decline(&mut self) {
+    /// A worker has got the bundle. All questions that came before are answered with `None`.
+    pub fn begin(&mut self) {
+        // An error means that it has begun before.
+        self.begun.set(Instant::now()).ok();
         while self.requests.try_recv().is_ok() {}
     }
 }

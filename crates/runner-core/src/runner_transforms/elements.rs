@@ -64,11 +64,8 @@ fn by_partition(
 
 /// How many elements each of these blocks has.
 pub fn counts(collection: &Collection, blocks: &[Block<Bytes>]) -> Result<Vec<usize>, Fault> {
-    let count = |block: &Block<Bytes>| match collection.grain {
-        Grain::Element => Ok(1),
-        Grain::Block => {
-            Elements::new(collection, block.data.clone()).try_fold(0, |n, element| element.map(|_| n + 1))
-        }
+    let count = |block: &Block<Bytes>| {
+        Elements::new(collection, block.data.clone()).try_fold(0, |n, element| element.map(|_| n + 1))
     };
     blocks.iter().map(count).collect()
 }

@@ -122,6 +122,26 @@ fn only_what_can_be_split_is_asked_and_only_when_slots_are_free() {
 }
 
 #[test]
+fn what_is_nearly_done_is_not_worth_a_split() {
+    let cases = [
+        (1_000, Some((10.0, 1.0)), Helper::Ready, true),
+        (1_000, Some((10.0, 0.9)), Helper::Ready, false),
+        (1_000, Some((0.0, 10.0)), Helper::Ready, false),
+        (1_000, Some((10.0, 49.0)), Helper::ToBeStarted, false),
+        (1_000, Some((10.0, 50.0)), Helper::ToBeStarted, true),
+        (1_000, Some((10.0, -1.0)), Helper::Ready, false),
+        (99, None, Helper::Ready, false),
+        (100, None, Helper::Ready, true),
+        (4_999, None, Helper::ToBeStarted, false),
+    ];
+    for (millis, progress, helper, expected) in cases {
+        let elapsed = Duration::from_millis(millis);
+        let is_worth = is_worth_splitting(elapsed, progress, helper);
+        assert_eq!(is_worth, expected, "{millis} ms {progress:?} {helper:?}");
+    }
+}
+
+#[test]
 fn slots_of_another_environment_are_no_use() {
     let (mut builder, _) = one_stage();
     builder.plan.environments = vec!["one".to_owned(), "other".to_owned()];
