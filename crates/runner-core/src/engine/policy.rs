@@ -33,7 +33,9 @@ impl BundlePolicy {
     /// The same, but with smaller bundles if there is little memory.
     pub fn within(self, memory: u64) -> Self {
         match self {
-            Self::Bytes(target) => Self::Bytes(target.min(memory / Self::BUNDLES_IN_MEMORY).max(Self::SMALLEST)),
+            Self::Bytes(target) => {
+                Self::Bytes(target.min(memory / Self::BUNDLES_IN_MEMORY).max(Self::SMALLEST))
+            }
             Self::EachBlock | Self::Whole => self,
         }
     }
@@ -129,6 +131,9 @@ impl<B: Clone> Engine<B> {
         }
         if let Some(timers) = stage.take_timers(now, policy == BundlePolicy::EachBlock) {
             return Some(timers);
+        }
+        if let Some(blocks) = stage.take_split_off() {
+            return Some(Content { blocks, timers: Vec::new(), partitions: Vec::new() });
         }
         if stage.waiting() == 0 {
             return None;

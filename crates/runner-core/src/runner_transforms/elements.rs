@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use beam_model::coders::windowed_value::read_header;
@@ -187,6 +188,35 @@ pub fn put(data: Bytes, storage: &dyn Storage) -> Result<Block<StoredBlock>, Fau
 /// A block that belongs to no key and does not say its time.
 pub fn block(data: StoredBlock) -> Block<StoredBlock> {
     Block { bytes: data.len(), data, partition: Partition(0), hold: EventTime::MIN, truncated: false }
+}
+
+/// How many elements each of these blocks has. May wait for a disk.
+pub fn counts(collection: &Collection, blocks: &[Block<StoredBlock>]) -> Result<Vec<usize>, Fault> {
+    let count = |block: &Block<StoredBlock>| {
+        Elements::new(collection, block.data.read()?).try_fold(0, |n, element| element.map(|_| n + 1))
+    };
+    blocks.iter().map(count).collect()
+}
+
+/// Some of the elements of a block, which has that many.
+pub fn part(
+    collection: &Collection,
+    block: &Block<StoredBlock>,
+    elements: Range<usize>,
+    storage: &dyn Storage,
+) -> Result<Block<StoredBlock>, Fault> {
+    let (mut start, mut end) = (0, 0);
+    let whole = block.data.read()?;
+    for (n, element) in Elements::new(collection, whole.clone()).take(elements.end).enumerate() {
+        end += element?.data.len();
+        if n + 1 == elements.start {
+            start = end;
+        }
+    }
+    let data = whole.slice(start..end);
+    let hold = if collection.timed { earliest(collection, &data)? } else { block.hold };
+    let data = put_instead(&block.data, data, storage)?;
+    Ok(Block { bytes: data.len(), data, hold, ..*block })
 }
 
 /// The time of a block's earliest element, if the plan asks for it.

@@ -168,11 +168,13 @@ impl Committed {
     }
 
     /// Bytes of keys, windows and values.
+    #[cfg(test)]
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
     /// How many keys have state, counted once for each window.
+    #[cfg(test)]
     pub(super) fn count(&self) -> usize {
         self.windows.values().map(HashMap::len).sum()
     }
