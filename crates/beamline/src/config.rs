@@ -66,6 +66,10 @@ pub(crate) struct ServeConfig {
     /// Folder for what does not fit in memory [default: the system's folder for temporary files]
     #[arg(long, env = "BEAMLINE_SPILL_DIR")]
     spill_dir: Option<PathBuf>,
+    /// After so many seconds, and twice as many, and so on, a bundle that still runs is a warning of its job, with
+    /// what its worker says that it is doing
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) slow_bundle_seconds: u64,
     /// Form of the log lines on standard error
     #[arg(long, visible_alias = "log-kind", value_enum, default_value_t = LogFormat::Text, env = "BEAMLINE_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,

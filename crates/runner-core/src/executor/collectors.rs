@@ -171,7 +171,10 @@ impl Collectors {
     }
 }
 
-async fn report_failure(reports: mpsc::Sender<Report>, task: impl Future<Output = Result<(), Fault>>) {
+pub(super) async fn report_failure(
+    reports: mpsc::Sender<Report>,
+    task: impl Future<Output = Result<(), Fault>>,
+) {
     if let Err(fault) = task.await {
         let _ = reports.send(Report::Event(EngineEvent::Failed(fault))).await;
     }

@@ -65,7 +65,7 @@ impl Merger<'_> {
         let mut replaced = Replaced::new();
         for key in &grown {
             if let Some(answer) = answers.get(&key.all) {
-                let windows = self.merge_key(key, answer, &mut merged);
+                let windows = self.merge_key(key, answer, &mut merged)?;
                 if !windows.is_empty() {
                     replaced.insert(key.key.clone(), windows);
                 }
@@ -125,7 +125,14 @@ impl Merger<'_> {
     }
 
     /// Merges the state and timers of a key's windows. Returns the windows that are replaced, and by which.
-    fn merge_key(&self, key: &Grown, answer: &Merged, merged: &mut MergedInput) -> HashMap<Bytes, Bytes> {
+    ///
+    /// Errors: their state cannot be read back.
+    fn merge_key(
+        &self,
+        key: &Grown,
+        answer: &Merged,
+        merged: &mut MergedInput,
+    ) -> Result<HashMap<Bytes, Bytes>, Fault> {
         let mut in_order: Vec<Bytes> = key.all.iter().map(|it| Bytes::copy_from_slice(it)).collect();
         let end = |window: &Bytes| self.stage.window_coder.max_timestamp_of_window(window).ok();
         in_order.sort_by_cached_key(|window| (end(window), window.clone()));
@@ -157,8 +164,8 @@ impl Merger<'_> {
                 merges.push(WindowMerge { parts, result });
             }
         }
-        self.state.merge_windows(&key.key, &merges);
-        replaced
+        self.state.merge_windows(&key.key, &merges)?;
+        Ok(replaced)
     }
 
     /// The elements in the windows that theirs have become.

@@ -11,6 +11,7 @@ mod handed_out;
 mod late;
 mod merging;
 mod outputs;
+mod splits;
 mod state;
 mod test_stream;
 mod timers;
@@ -27,7 +28,7 @@ use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::{EventTime, ProcessingTime};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
@@ -51,6 +52,10 @@ use test_stream::Player;
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a bundle of unbounded input runs at a stretch, if it can be split.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether user state has to make room. Whoever asks for some makes room anyway.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
+/// How often workers are asked for the metrics of their process; besides that, when the job ends.
+const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -65,6 +70,8 @@ pub struct Execution {
     pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    /// How long after the end of a stage's input its processing-time timers may go on setting others.
+    pub last_timers: Duration,
 }
 
 /// What a user can ask of a running job. Later ones win over earlier ones.
@@ -93,11 +100,19 @@ pub struct Progress {
     pub metrics: Mutex<JobMetrics>,
     pub bundles_committed: AtomicU64,
     pub bundles_failed: AtomicU64,
+    /// What the author of the job is to be told when it has ended.
+    pub warnings: Mutex<Vec<String>>,
 }
 
 impl Progress {
     fn metrics(&self) -> std::sync::MutexGuard<'_, JobMetrics> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask_workers(&self, workers: &dyn JobBundleFactory) {
+        for (worker, infos) in workers.worker_metrics().await {
+            self.metrics().worker_reported(worker, infos);
+        }
     }
 }
 
@@ -114,10 +129,17 @@ pub async fn run(execution: Execution) -> Outcome {
     let (reports, inbox) = mpsc::channel(EVENT_QUEUE);
     let plan = execution.plan.clone();
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
-    let engine = Engine::new(plan.clone(), slots, execution.policy);
+    let engine = Engine::new(plan.clone(), slots, execution.policy).with_last_timers(execution.last_timers);
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
+    let (workers, progress) = (execution.workers.clone(), execution.progress.clone());
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(WORKER_METRICS_EVERY).await;
+            progress.ask_workers(workers.as_ref()).await;
+        }
+    });
     let player =
         Player::new(plan.clone(), execution.workers.clone(), execution.storage.clone(), reports.clone());
     let player = player.map(|(player, play)| {
@@ -139,6 +161,7 @@ pub async fn run(execution: Execution) -> Outcome {
         caches: HashMap::new(),
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
+        inputs: HashMap::new(),
         wake: None,
         granted: Wish::GoOn,
         tasks,
@@ -213,8 +236,10 @@ struct Job {
     iterables: Arc<Iterables>,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
-    /// How to ask those bundles something that read restrictions.
+    /// How to ask running bundles something.
     controls: HashMap<BundleId, BundleControl>,
+    /// What they are to process, and on whom.
+    inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
     /// The last wish that the engine has been told.
@@ -235,6 +260,7 @@ impl Job {
             {
                 self.tasks.abort_all();
                 self.finish_finalizers().await;
+                self.last_worker_metrics(&outcome).await;
                 return outcome;
             }
             let (wake, granted) = (self.wake, self.granted);
@@ -273,6 +299,7 @@ impl Job {
                 EngineEvent::SideInputUpdated { collection }
             }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
+                self.execution.progress.metrics().attempt_over(bundle.0);
                 let attempt::Done { outputs, residuals, timers, state, cache, result } = done;
                 let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
                 self.uncommitted.insert((bundle, attempt), Uncommitted { infos, finalizer, state, cache });
@@ -280,7 +307,11 @@ impl Job {
             }
             Report::Attempt { bundle, attempt, result: Err((fault, infos)) } => {
                 let infos = with_user_names(infos, &self.execution.plan.transform_names);
-                self.execution.progress.metrics().bundle_failed(&infos);
+                let mut metrics = self.execution.progress.metrics();
+                // A worker that is lost does not say what it has done at last.
+                let before = metrics.attempt_over(bundle.0);
+                metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
+                drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
             }
@@ -302,11 +333,20 @@ impl Job {
                     watermark,
                     draining,
                 } => {
-                    let content = Content { blocks, timers, partitions, watermark, draining };
-                    self.run_bundle(node, bundle, attempt, content)
+                    let input = splits::Input::new(
+                        self.execution.plan.clone(),
+                        node,
+                        blocks,
+                        self.execution.storage.clone(),
+                    );
+                    let content = Content { timers, partitions, watermark, draining };
+                    self.run_bundle(node, bundle, attempt, Arc::new(input), content)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
+                EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
+                    self.split(bundle, attempt, fraction_of_remainder)
+                }
                 EngineAction::Collect { node, blocks, now } => self.collector(node, What::Add(blocks, now)),
                 EngineAction::Advance { node, watermark, now } => {
                     self.collector(node, What::Advance(watermark, now))
@@ -321,6 +361,7 @@ impl Job {
                     self.side_input(collection, |side_input| side_input.advance(watermark))
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+                EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
                 EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
             }
@@ -360,6 +401,20 @@ impl Job {
         }
     }
 
+    fn timers_dropped(&self, node: NodeId, count: usize) {
+        let plan = &self.execution.plan;
+        let Node::Stage(stage) = &plan.nodes[node.0] else { return };
+        let transform = stage.keyed.as_ref().map_or(&stage.source, |keyed| &keyed.transform);
+        let name = plan.transform_names.get(transform).unwrap_or(&stage.spec.name);
+        let after = self.execution.last_timers.as_secs();
+        let warning = format!(
+            "{count} processing-time timers of {name} were left out: the job was drained, and they went on being \
+             set {after} s after the end of their input"
+        );
+        tracing::warn!("{warning}");
+        self.execution.progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
         let planned = &self.execution.plan.collections[collection.0];
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
@@ -374,7 +429,14 @@ impl Job {
             .reduce(u64::wrapping_add)
     }
 
-    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, mut content: Content) {
+    fn run_bundle(
+        &mut self,
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        input: Arc<splits::Input>,
+        mut content: Content,
+    ) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
         let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
@@ -382,8 +444,14 @@ impl Job {
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
-            let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
-            Arc::new(self.states.entry(node).or_insert_with(store).begin())
+            let store = self.states.entry(node).or_insert_with(|| {
+                let storage = self.execution.storage.clone();
+                let store = Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone(), storage));
+                let room = keep_room(store.clone());
+                self.tasks.spawn(collectors::report_failure(self.reports.clone(), room));
+                store
+            });
+            Arc::new(store.begin())
         });
         // When windows merge their state is put together here, and workers do not learn of it.
         let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
@@ -393,14 +461,17 @@ impl Job {
         });
         let (control, requests) = BundleRequests::channel();
         if plan.streaming && stage.restriction_reader.is_some() {
-            self.checkpoint_regularly(bundle, control);
+            self.checkpoint_regularly(control.clone());
         }
+        self.controls.insert(bundle, control.clone());
+        self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
         let run = attempt::Run {
             plan: plan.clone(),
             storage: self.execution.storage.clone(),
             node,
             bundle,
             attempt,
+            input,
             content,
             state: Arc::new(state::StageState {
                 side_inputs,
@@ -411,6 +482,9 @@ impl Job {
             }),
             inject: self.execution.inject,
             requests,
+            control,
+            progress: self.execution.progress.clone(),
+            reports: self.reports.clone(),
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
@@ -425,8 +499,7 @@ impl Job {
     }
 
     /// What reads restrictions may never end by itself, and nothing of it is seen before it has.
-    fn checkpoint_regularly(&mut self, bundle: BundleId, control: BundleControl) {
-        self.controls.insert(bundle, control.clone());
+    fn checkpoint_regularly(&mut self, control: BundleControl) {
         let mut watch = tokio::time::interval_at(Instant::now() + CHECKPOINT_EVERY, CHECKPOINT_EVERY);
         self.tasks.spawn(async move {
             while control.is_open() {
@@ -438,15 +511,30 @@ impl Job {
 
     /// Has a running bundle leave undone what it can.
     fn checkpoint(&mut self, bundle: BundleId) {
-        if let Some(control) = self.controls.get(&bundle).cloned() {
+        // What is bounded ends by itself.
+        let streaming = self.execution.plan.streaming;
+        if let Some(control) = self.controls.get(&bundle).filter(|_| streaming).cloned() {
             self.tasks.spawn(async move {
                 control.split(0.0).await;
             });
         }
     }
 
+    /// Asks a running bundle to share what is left to it.
+    fn split(&mut self, bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64) {
+        let Some(control) = self.controls.get(&bundle).cloned() else { return };
+        let Some((input, workers)) = self.inputs.get(&bundle).cloned() else { return };
+        let reports = self.reports.clone();
+        self.tasks.spawn(async move {
+            let is_split = input.ask(control, workers, fraction_of_remainder).await;
+            let event = EngineEvent::SplitAnswered { bundle, attempt, is_split };
+            let _ = reports.send(Report::Event(event)).await;
+        });
+    }
+
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
         self.controls.remove(&bundle);
+        self.inputs.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
         let Uncommitted { infos, finalizer, state, cache } = uncommitted;
         if let Some(state) = state {
@@ -467,10 +555,34 @@ impl Job {
         }
     }
 
+    /// Nobody waits for what a worker has to say whose bundle was called off.
+    async fn last_worker_metrics(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done | Outcome::Drained | Outcome::Failed(_) => {
+                self.execution.progress.ask_workers(self.execution.workers.as_ref()).await
+            }
+            Outcome::Cancelled => {}
+        }
+    }
+
     async fn finish_finalizers(&mut self) {
         let all = async { while self.finalizers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINALIZATION_LIMIT, all).await.is_err() {
             tracing::warn!("finalization callbacks did not end in {FINALIZATION_LIMIT:?}; they are given up");
+        }
+    }
+}
+
+/// Has state of keys that nobody asks for make room for others.
+async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    let mut watch = tokio::time::interval(ROOM_EVERY);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        watch.tick().await;
+        if store.has_to_make_room() {
+            let store = store.clone();
+            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
+            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
         }
     }
 }

@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use tokio::sync::mpsc;
 
 use super::may_wait;
+use super::splits::{Input, Split};
 use crate::engine::Block;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
-use crate::ports::{OutputReceiver, Storage, StoredBlock, TimerBlock};
+use crate::ports::{BundleSplit, OutputReceiver, SplitTaken, Storage, StoredBlock, TimerBlock};
 use crate::runner_transforms::elements::Cutter;
 
 /// By collection, as the engine wants it.
@@ -21,6 +23,8 @@ pub(super) struct Outputs {
     plan: Arc<ExecutionPlan>,
     node: NodeId,
     storage: Arc<dyn Storage>,
+    input: Arc<Input>,
+    split: mpsc::Sender<Split>,
     written: Mutex<Written>,
 }
 
@@ -31,8 +35,15 @@ struct Written {
 }
 
 impl Outputs {
-    pub(super) fn new(plan: Arc<ExecutionPlan>, node: NodeId, storage: Arc<dyn Storage>) -> Self {
-        Self { plan, node, storage, written: Mutex::default() }
+    /// `split`: takes what is given back of `input`.
+    pub(super) fn new(
+        plan: Arc<ExecutionPlan>,
+        node: NodeId,
+        storage: Arc<dyn Storage>,
+        input: Arc<Input>,
+        split: mpsc::Sender<Split>,
+    ) -> Self {
+        Self { plan, node, storage, input, split, written: Mutex::default() }
     }
 
     fn written(&self) -> MutexGuard<'_, Written> {
@@ -76,6 +87,15 @@ impl OutputReceiver for Outputs {
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
         self.written().timers.push(timers);
         Ok(())
+    }
+
+    fn receive_split(&self, split: &BundleSplit) -> Result<SplitTaken, Fault> {
+        let (taken, split) = self.input.split(split)?;
+        if let Some(split) = split {
+            let full = |_| Fault::runner("a bundle was split more often than the engine could be told");
+            self.split.try_send(split).map_err(full)?;
+        }
+        Ok(taken)
     }
 
     fn may_wait(&self, bytes: u64) -> bool {

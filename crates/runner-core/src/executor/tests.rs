@@ -2,6 +2,7 @@
 
 mod live_side_inputs;
 mod merging;
+mod splits;
 mod streaming;
 
 use std::collections::BTreeMap;
@@ -94,6 +95,7 @@ async fn execute_on(
         progress: progress.clone(),
         storage: storage.clone(),
         wish,
+        last_timers: crate::engine::LAST_TIMERS,
     };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
     // Tasks that were given up may have to end first.

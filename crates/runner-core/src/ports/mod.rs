@@ -13,8 +13,8 @@ mod storage;
 mod workers;
 
 pub use bundle::{
-    BundleInput, BundleResult, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle, Residual,
-    StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
+    BundleInput, BundleResult, ElementCount, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle,
+    Residual, SplitTaken, StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
 };
 pub use bundle_request::{BundleControl, BundleRequest, BundleRequests, BundleSplit, ChannelSplit};
 pub use state::{CacheToken, StateHandler, StateKey, StatePage};

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::ops::Range;
 use std::sync::Arc;
 
 use beam_model::coders::windowed_value::read_header;
@@ -17,11 +18,15 @@ use crate::ports::{Reservation, Storage, StoredBlock};
 
 /// Into how many shares keys are divided. More than any number of workers; few enough that each share of
 /// a block is worth a block.
-const PARTITIONS: u64 = 128;
+pub(crate) const PARTITIONS: u64 = 128;
 /// A share of the keys of a bundle's output becomes a block when it has so many bytes; fewer if all shares together would be more
 /// than a small part of the memory.
 const SHARE_BYTES: (u64, u64) = (4 << 10, 256 << 10);
 const SHARES_IN_BUDGET: u64 = 32 * PARTITIONS;
+/// A block that is more than twice as large is cut into pieces of about this size, since blocks are on their way to a worker as a
+/// whole; into smaller ones if that is much of the memory.
+const PIECE_BYTES: (u64, u64) = (64 << 10, 1 << 20);
+const PIECES_IN_BUDGET: u64 = 64;
 /// What is smaller is copied: it may be all that is left of the message that it came in.
 const COPIED_BYTES: usize = 4 << 10;
 
@@ -114,9 +119,13 @@ impl Cutter {
         match collection.grain {
             Grain::Block if collection.by_key => return self.add_to_shares(collection, data, storage),
             Grain::Block => {
-                let hold = earliest(collection, &data)?;
-                let data = if data.len() < COPIED_BYTES { Bytes::copy_from_slice(&data) } else { data };
-                self.blocks.push(Block { hold, ..put(data, storage)? });
+                let size = storage.budget().limit() / PIECES_IN_BUDGET;
+                let size = size.clamp(PIECE_BYTES.0, PIECE_BYTES.1) as usize;
+                for data in pieces(collection, data, size)? {
+                    let hold = earliest(collection, &data)?;
+                    let data = if data.len() < COPIED_BYTES { Bytes::copy_from_slice(&data) } else { data };
+                    self.blocks.push(Block { hold, ..put(data, storage)? });
+                }
             }
             Grain::Element => {
                 for element in Elements::new(collection, data) {
@@ -177,6 +186,25 @@ impl Cutter {
     }
 }
 
+/// A block as it is, or in pieces of whole elements if it is large.
+fn pieces(collection: &Collection, data: Bytes, size: usize) -> Result<Vec<Bytes>, Fault> {
+    if data.len() <= 2 * size {
+        return Ok(vec![data]);
+    }
+    let (mut pieces, mut start, mut end) = (Vec::new(), 0, 0);
+    for element in Elements::new(collection, data.clone()) {
+        end += element?.data.len();
+        if end - start >= size {
+            pieces.push(data.slice(start..end));
+            start = end;
+        }
+    }
+    if start < end {
+        pieces.push(data.slice(start..end));
+    }
+    Ok(pieces)
+}
+
 /// A block of encoded elements in the storage, that belongs to no key and does not say its time.
 ///
 /// Errors: the storage has no room.
@@ -187,6 +215,35 @@ pub fn put(data: Bytes, storage: &dyn Storage) -> Result<Block<StoredBlock>, Fau
 /// A block that belongs to no key and does not say its time.
 pub fn block(data: StoredBlock) -> Block<StoredBlock> {
     Block { bytes: data.len(), data, partition: Partition(0), hold: EventTime::MIN, truncated: false }
+}
+
+/// How many elements each of these blocks has. May wait for a disk.
+pub fn counts(collection: &Collection, blocks: &[Block<StoredBlock>]) -> Result<Vec<usize>, Fault> {
+    let count = |block: &Block<StoredBlock>| {
+        Elements::new(collection, block.data.read()?).try_fold(0, |n, element| element.map(|_| n + 1))
+    };
+    blocks.iter().map(count).collect()
+}
+
+/// Some of the elements of a block, which has that many.
+pub fn part(
+    collection: &Collection,
+    block: &Block<StoredBlock>,
+    elements: Range<usize>,
+    storage: &dyn Storage,
+) -> Result<Block<StoredBlock>, Fault> {
+    let (mut start, mut end) = (0, 0);
+    let whole = block.data.read()?;
+    for (n, element) in Elements::new(collection, whole.clone()).take(elements.end).enumerate() {
+        end += element?.data.len();
+        if n + 1 == elements.start {
+            start = end;
+        }
+    }
+    let data = whole.slice(start..end);
+    let hold = if collection.timed { earliest(collection, &data)? } else { block.hold };
+    let data = put_instead(&block.data, data, storage)?;
+    Ok(Block { bytes: data.len(), data, hold, ..*block })
 }
 
 /// The time of a block's earliest element, if the plan asks for it.

@@ -100,24 +100,36 @@ async fn execute(
         logs: Arc::new(logs),
     });
     invocation.listener.running();
+    let spilled_before = storage.budget().spilled();
     let execution = Execution {
         plan,
         workers: workers.clone(),
         policy: settings.policy.within(config.memory_limit),
         inject: settings.inject,
         progress: progress.clone(),
-        storage,
+        storage: storage.clone(),
         wish,
+        last_timers: settings.last_timers,
     };
     let outcome = run(execution).await;
     workers.close().await;
-    report(&progress, invocation.listener.as_ref());
+    let spilled = storage.budget().spilled().saturating_sub(spilled_before);
+    report(&progress, spilled, invocation.listener.as_ref());
     outcome
 }
 
-fn report(progress: &Progress, listener: &dyn JobListener) {
+/// `spilled`: bytes of all jobs that went from memory to disk while this one ran.
+fn report(progress: &Progress, spilled: u64, listener: &dyn JobListener) {
+    for warning in progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        listener.message(Importance::Warning, warning);
+    }
     let committed = progress.bundles_committed.load(Ordering::Relaxed);
     let failed = progress.bundles_failed.load(Ordering::Relaxed);
     let text = format!("{committed} bundles committed, {failed} attempts failed");
     listener.message(Importance::Detailed, text);
+    if spilled > 0 {
+        let text = format!("{spilled} bytes that did not fit in memory were written to disk");
+        tracing::info!("while a job ran {text}");
+        listener.message(Importance::Detailed, text);
+    }
 }

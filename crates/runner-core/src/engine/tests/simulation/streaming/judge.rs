@@ -6,6 +6,7 @@ use super::super::super::super::*;
 use super::expected;
 use super::groups::{Ask, Groups};
 use super::model::{AskModel, Set, Taken};
+use super::splits::Asked;
 use super::work::{Batch, State, expiry, window_of, window_start};
 use super::world::{Open, Seen, World};
 use crate::plan::{StageSideInput, TimerKind};
@@ -50,6 +51,14 @@ impl World<'_> {
                 let node = open.node;
                 assert!(self.drained && self.stage(node).restriction_reader.is_some());
             }
+            EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
+                let open = self.running.get(&bundle).expect("a running bundle");
+                assert_eq!(open.attempt, attempt);
+                assert!(self.free_slots(open.node) > 0, "there is nobody to share with");
+                assert!((0.0..1.0).contains(&fraction_of_remainder) && fraction_of_remainder > 0.0);
+                assert!(!self.asked.iter().any(|asked| (asked.bundle, asked.attempt) == (bundle, attempt)));
+                self.asked.push(Asked::new(bundle, attempt));
+            }
             EngineAction::Collect { node, blocks, now } => self.collect(node, blocks, now),
             EngineAction::Advance { node, watermark, now } => {
                 assert_eq!(now, self.pipeline_time());
@@ -76,6 +85,7 @@ impl World<'_> {
                 assert_eq!(side.values, all.collect::<Vec<_>>());
             }
             EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+            EngineAction::TimersDropped { .. } => panic!("no timer here is set for ever"),
             EngineAction::NextTestStreamEvent => {
                 let idle = |groups: &Groups| groups.asks.is_empty() && !groups.is_answering();
                 assert!(self.running.is_empty() && self.groups.values().all(idle), "more is to come");
