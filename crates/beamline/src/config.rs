@@ -1,4 +1,4 @@
-//! Flags and environment variables. Nothing else in the program reads them.
+//! Flags and environment variables. Nothing else in the program reads them, but for those that tell the allocator what to do.
 //!
 //! The spellings of the Java job servers (`--job-port`) and of Prism (`--job_port`, `-job_port`) are both
 //! understood; flags of theirs that have no meaning here are accepted with a warning, so that scripts

@@ -1,5 +1,6 @@
 //! `beamline serve`: one server for pipeline authors and workers, and its wiring.
 
+mod allocator;
 mod listen;
 mod progress;
 mod ready;
@@ -35,6 +36,7 @@ const STREAMS: u32 = 1 << 20;
 const CLOSE_CONNECTIONS: Duration = Duration::from_secs(2);
 
 pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
+    allocator::set_up();
     logging::start(config.log_format, &config.log_level);
     for flag in config.without_effect() {
         tracing::warn!("{flag} is accepted, but has no effect here");
