@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use beam_model::pipeline::Environment;
 use prost_types::value::Kind;
 use runner_core::fault::Fault;
+use runner_core::meters::Meters;
 use runner_core::ports::{
     ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, TestStreamEvents, WorkerLogSink,
 };
@@ -18,7 +19,7 @@ use super::stage::StageBundles;
 use crate::environment::EnvironmentSpec;
 use crate::server::{JobWorkers, Shared};
 use crate::test_stream;
-use crate::worker::EnvironmentWorkers;
+use crate::worker::{EnvironmentWorkers, WorkThere};
 
 /// What the services need of a job.
 pub(crate) struct JobContext {
@@ -35,6 +36,8 @@ pub(crate) struct JobContext {
     close_timeout: Duration,
     /// Whether the user wants workers to keep elements that they fail at.
     pub(crate) samples: bool,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) work: WorkThere,
     stages: RwLock<HashMap<String, Arc<StageSpec>>>,
 }
 
@@ -119,6 +122,8 @@ impl JobBundles {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             close_timeout: shared.config.worker_stop_timeout + Duration::from_secs(1),
+            meters: shared.config.meters.clone(),
+            work: WorkThere::default(),
             stages: RwLock::default(),
         });
         shared.registry.add_job(context.clone());
@@ -170,6 +175,10 @@ impl JobBundleFactory for JobBundles {
         output_ids: Vec<String>,
     ) -> Result<TestStreamEvents, Fault> {
         test_stream::events(&self.context, url, output_ids).await
+    }
+
+    fn waited_for_others(&self) {
+        self.context.work.now();
     }
 
     async fn close(&self) {

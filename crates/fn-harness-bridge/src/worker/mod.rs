@@ -5,9 +5,11 @@ mod pool;
 mod recent_lines;
 mod registry;
 mod session;
+mod turns;
 
 pub(crate) use outbox::{Outbox, OutboxStream};
 pub(crate) use pool::{EnvironmentWorkers, Lease};
 pub(crate) use recent_lines::RecentLines;
 pub(crate) use registry::{Registry, worker_id};
 pub(crate) use session::WorkerSession;
+pub(crate) use turns::{Turns, WorkThere};

@@ -53,6 +53,10 @@ pub trait JobBundleFactory: Send + Sync {
         Err(Fault::runner(format!("nobody here can ask {url} for the events of outputs {outputs}")))
     }
 
+    /// Until now nothing more could be done than what workers do already: it took time to go on, or somebody
+    /// else to speak. Workers that had nothing to do did not wait for the runner. For its meters only.
+    fn waited_for_others(&self) {}
+
     /// Stops every worker of the job and frees all that they held. Bounded: a worker that does not
     /// stop is killed. Called once, when no bundle runs any more.
     async fn close(&self);
