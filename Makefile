@@ -54,7 +54,7 @@ bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARG
 	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) --floor $(FLOOR_BIN) --quiet $(QUIET) $(or $(ARGS),--output docs/benchmarks.md)
 
 bench-micro: ## parts of the runner by themselves, each beside what is physically possible (ARGS=skip for some)
-	cargo bench -p beamline-benches --bench micro -- $(ARGS)
+	cargo bench -p beamline-benches --bench micro --bench engine --bench data_plane -- $(ARGS)
 
 bench-scripted: release ## elements per second with workers in Rust that cost nothing (ARGS='--millions 1')
 	cargo build --release -p beamline-benches --bin scripted
