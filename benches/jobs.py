@@ -313,5 +313,5 @@ JOBS = {
     'Reshuffle × 2, 200 k × 200 B': Job(reshuffle),
     'chain of 10 Maps, 200 k': Job(maps),
     'WordCount, 20 MB': Job(word_count(20)),
-    'WordCount, 100 MB': Job(word_count(100), one_process=False),
+    'WordCount, 100 MB': Job(word_count(100), rounds=3, one_process=False),
 }

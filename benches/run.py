@@ -196,7 +196,7 @@ def tables(results, args, load_before, seconds):
   command = 'make bench' + (' ARGS="--job %s"' % ' --job '.join(args.job) if args.job else '')
   lines = [
       'Machine: %d cores, %s. Date: %s. Load average %.1f before, %.1f after. Medians of %s rounds (5; 20 of the '
-      'smallest job), in all %d minutes. Command: `%s`.' % (
+      'smallest job, 3 of the largest), in all %d minutes. Command: `%s`.' % (
           os.cpu_count(), platform.machine(), datetime.date.today().isoformat(), load_before,
           os.getloadavg()[0], rounds, round(seconds / 60), command),
       '',
