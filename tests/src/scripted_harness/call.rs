@@ -7,12 +7,14 @@ use beam_model::time::EventTime;
 use bytes::Bytes;
 
 use super::element::Element;
-use super::state::{self, StateClient};
+use super::state::{self, StateAccess};
 use super::timers::TimerFamilies;
 
 /// What a function may do besides looking at its element.
 pub struct Call<'a> {
-    pub(super) state: &'a StateClient,
+    pub(super) state: &'a dyn StateAccess,
+    pub(super) payload: &'a Bytes,
+    pub(super) asked_to_stop: bool,
     pub(super) instruction: &'a str,
     pub(super) transform_id: &'a str,
     pub(super) element: &'a Element,
@@ -39,8 +41,33 @@ impl Call<'_> {
         self.emitted.push((None, Element { timestamp, ..self.derived(value) }));
     }
 
+    /// Emits a value with an event time of its own, on the output of this tag.
+    pub fn emit_to_at(&mut self, tag: &str, timestamp: EventTime, value: &[u8]) {
+        self.emitted.push((Some(tag.to_owned()), Element { timestamp, ..self.derived(value) }));
+    }
+
+    /// The payload of the function's spec.
+    pub fn payload(&self) -> &Bytes {
+        self.payload
+    }
+
+    /// The bundle's, which no other bundle of the worker has.
+    pub fn instruction(&self) -> &str {
+        self.instruction
+    }
+
+    /// Whether the element is to be left undone where it is, because its bundle is split.
+    pub fn asked_to_stop(&self) -> bool {
+        self.asked_to_stop
+    }
+
     pub fn timestamp(&self) -> EventTime {
         self.element.timestamp
+    }
+
+    /// All windows of the element, encoded.
+    pub fn windows(&self) -> &[Bytes] {
+        &self.element.windows
     }
 
     /// The first window of the element, encoded.

@@ -60,6 +60,17 @@ pub struct Execution {
     pub progress: Arc<Progress>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    pub clock: Clock,
+}
+
+/// What says what time it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Clock {
+    /// The machine's clock.
+    #[default]
+    Machine,
+    /// That of the tokio runtime, from 0 on: it can be stopped, and a simulation is then the same each time.
+    Runtime,
 }
 
 /// What a user can ask of a running job. Later ones win over earlier ones.
@@ -131,6 +142,7 @@ pub async fn run(execution: Execution) -> Outcome {
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
         wake: None,
+        began: Instant::now(),
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
@@ -196,6 +208,7 @@ struct Job {
     controls: HashMap<BundleId, BundleControl>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
+    began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
     /// Everything that runs for the job; ended when this is dropped.
@@ -268,7 +281,7 @@ impl Job {
 
     /// The outcome, if the job is over.
     fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
-        for action in self.engine.step(processing_time(), event) {
+        for action in self.engine.step(self.processing_time(), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
                 EngineAction::Run {
@@ -301,10 +314,28 @@ impl Job {
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.instant(at)),
             }
         }
         None
+    }
+
+    fn processing_time(&self) -> ProcessingTime {
+        match self.execution.clock {
+            Clock::Machine => processing_time(),
+            Clock::Runtime => {
+                let since = self.began.elapsed().as_millis();
+                ProcessingTime(i64::try_from(since).unwrap_or(i64::MAX))
+            }
+        }
+    }
+
+    /// When the clock will show `at`.
+    fn instant(&self, at: ProcessingTime) -> Instant {
+        // The clock may be set, so nobody sleeps longer than this without looking at it again.
+        const LONGEST: u64 = 10_000;
+        let millis = at.millis().saturating_sub(self.processing_time().millis());
+        Instant::now() + Duration::from_millis(millis.max(0).unsigned_abs().min(LONGEST))
     }
 
     fn collector(&mut self, node: NodeId, what: What) {
@@ -458,14 +489,6 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
 fn processing_time() -> ProcessingTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// When this machine's clock will show `at`.
-fn instant(at: ProcessingTime) -> Instant {
-    // The clock may be set, so nobody sleeps longer than this without looking at it again.
-    const LONGEST: u64 = 10_000;
-    let millis = at.millis().saturating_sub(processing_time().millis()).max(0).unsigned_abs().min(LONGEST);
-    Instant::now() + Duration::from_millis(millis)
 }
 
 async fn at(instant: Option<Instant>) {

@@ -83,7 +83,8 @@ async fn execute_on(
     wish: watch::Receiver<Wish>,
 ) -> Job {
     let progress = Arc::new(Progress::default());
-    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish };
+    let clock = Clock::Machine;
+    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish, clock };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
     Job { outcome, progress }
 }

@@ -1,0 +1,111 @@
+//! Random pipelines on scripted workers, under lost workers, failed bundles, splits, late data and replies in any
+//! order: what is committed is what a plain computation gives.
+//!
+//! `SEEDS=n` runs the first n cases, `SEED=n` one case again.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)] // A test may stop at the first surprise.
+
+mod case;
+mod functions;
+mod generate;
+mod judge;
+mod plain;
+mod proto;
+mod random;
+mod words;
+mod workers;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::panic::catch_unwind;
+use std::sync::Arc;
+use std::time::Duration;
+
+use beam_model::pipeline::Environment;
+use runner_core::backend::Outcome;
+use runner_core::engine::BundlePolicy;
+use runner_core::executor::{Clock, Execution, FaultInjection, Progress, Wish, run};
+use runner_core::plan::{PlanGrain, plan_pipeline};
+use tokio::sync::watch;
+
+use random::{Chance, Random};
+use workers::Workers;
+
+/// How many cases there are if nobody says otherwise.
+const CASES: u64 = 300;
+/// A case that takes longer, on its own clock, does not end.
+const LIMIT: Duration = Duration::from_secs(3_600);
+
+fn seeds(cases: u64) -> Range<u64> {
+    let number = |name: &str| {
+        let value = std::env::var(name).ok()?;
+        Some(value.parse::<u64>().unwrap_or_else(|_| panic!("{name} is no number but {value:?}")))
+    };
+    match (number("SEED"), number("SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(seeds)) => 0..seeds,
+        (None, None) => 0..cases,
+    }
+}
+
+/// Returns what has come about, and how often.
+fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
+    let mut random = Random::new(seed);
+    let case = Arc::new(generate::case(&mut random));
+    let policy = match random.below(4) {
+        0 => BundlePolicy::EachBlock,
+        1 => BundlePolicy::Whole,
+        2 => BundlePolicy::Bytes(random.below(400) as u64),
+        _ => BundlePolicy::DEFAULT,
+    };
+    let grain = random.pick(&[PlanGrain::Default, PlanGrain::Key, PlanGrain::Element]);
+    let inject = if random.one_in(5) { FaultInjection::FirstAttempts } else { FaultInjection::None };
+    let environment = Environment { urn: "beam:env:default:v1".to_owned(), ..Default::default() };
+    let plan = plan_pipeline(&proto::pipeline(&case, &environment), grain);
+    let plan = Arc::new(plan.unwrap_or_else(|error| panic!("{error}")));
+
+    let chance = Chance::new(random);
+    let written = Arc::new(functions::Written::default());
+    let workers = Arc::new(Workers::new(functions::script(&case, &chance, &written), chance));
+    let progress = Arc::new(Progress::default());
+    let (_keep, wish) = watch::channel(Wish::GoOn);
+    let execution = Execution {
+        plan,
+        workers: workers.clone(),
+        policy,
+        inject,
+        progress: progress.clone(),
+        wish,
+        clock: Clock::Runtime,
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, run(execution)).await });
+    match outcome.expect("the job hangs") {
+        Outcome::Done => {}
+        other => panic!("the job is not done but {other:?}"),
+    }
+    let dropped = judge::dropped(&progress.metrics.lock().unwrap().results().committed);
+    judge::judge(&case, &plain::compute(&case), &written.of(&workers.finalized()), dropped);
+    workers.seen()
+}
+
+/// More failures than this show no more.
+const MOST_FAILURES: usize = 20;
+
+#[test]
+fn results_are_those_of_the_plain_computation() {
+    let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
+    let mut failed = Vec::new();
+    for seed in seeds(CASES) {
+        match catch_unwind(|| simulate(seed)) {
+            Ok(counts) => counts.into_iter().for_each(|(what, count)| *seen.entry(what).or_default() += count),
+            Err(_) => {
+                eprintln!("SEED={seed}");
+                failed.push(seed);
+            }
+        }
+        assert!(failed.len() < MOST_FAILURES, "seeds {failed:?} fail");
+    }
+    assert!(failed.is_empty(), "seeds {failed:?} fail");
+    println!("{seen:?}");
+}
