@@ -80,6 +80,16 @@ impl Call<'_> {
         self.state.get(self.instruction, &state::iterable(self.transform_id, id, self.window()))
     }
 
+    /// All of an iterable side input in this window of it: encoded values.
+    pub fn side_input_in(&self, id: &str, window: Bytes) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::iterable(self.transform_id, id, window))
+    }
+
+    /// The encoded values of a key of a multimap side input in this window of it.
+    pub fn side_input_of_key_in(&self, id: &str, key: &[u8], window: Bytes) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::multimap(self.transform_id, id, window, key))
+    }
+
     /// The encoded values of a key of a multimap side input.
     pub fn side_input_of_key(&self, id: &str, key: &[u8]) -> Result<Vec<u8>, String> {
         self.state.get(self.instruction, &state::multimap(self.transform_id, id, self.window(), key))

@@ -57,14 +57,16 @@ pub fn script(case: &Arc<Case>, chance: &Chance, written: &Arc<Written>) -> Scri
         move |element: &[u8], call: &mut Call<'_>| function(step(&case, call.payload())?, element, call)
     };
     let (sinks, chance, timers, processing) = (written.clone(), chance.clone(), case.clone(), case.clone());
-    let sunk = case.clone();
+    let (sunk, sides) = (case.clone(), case.clone());
     Script::new()
         .do_fn(CREATE, with(create))
         .do_fn(MAP, with(map))
         .do_fn(UNGROUP, with(ungroup))
         .do_fn(TAKE_APART, with(take_apart))
         .do_fn(STATEFUL, with(stateful))
-        .do_fn(SIDE_INPUT, with(side_input))
+        .do_fn(SIDE_INPUT, move |element, call| {
+            side_input(&sides, step(&sides, call.payload())?, element, call)
+        })
         .on_timer(STATEFUL, move |timer, call| fired(step(&timers, call.payload())?, timer, call))
         .do_fn(SINK, move |element, call| sink(step(&sunk, call.payload())?, element, call, &sinks))
         .do_fn(combine::COMBINE_PER_KEY_PRECOMBINE, hand_on)
@@ -138,6 +140,14 @@ pub fn window_of(encoded: &[u8]) -> Result<Window, String> {
     }
     let (window, _) = IntervalWindow::read(encoded).map_err(|error| error.to_string())?;
     Ok(Window::Interval(window.start.0, window.end.0))
+}
+
+fn encoded_window(window: Window) -> Vec<u8> {
+    let mut out = Vec::new();
+    if let Window::Interval(start, end) = window {
+        IntervalWindow { start: EventTime(start), end: EventTime(end) }.write(&mut out);
+    }
+    out
 }
 
 fn create(step: &Step, _: &[u8], call: &mut Call<'_>) -> Done {
@@ -291,15 +301,18 @@ fn fired(step: &Step, timer: &FiredTimer, call: &mut Call<'_>) -> Done {
     }
 }
 
-fn side_input(step: &Step, element: &[u8], call: &mut Call<'_>) -> Done {
+fn side_input(case: &Case, step: &Step, element: &[u8], call: &mut Call<'_>) -> Done {
     let Kind::SideInput(access) = step.kind else { return Err("it has no side input".to_owned()) };
     let (key, value) = pair_of(element)?;
+    // It is the SDK that maps windows.
+    let windows = case.collections[step.inputs[1]].windowing.windows;
+    let window: Bytes = encoded_window(mapped(windows, window_of(&call.window())?)).into();
     let side = match access {
         Access::Iterable => {
-            let texts = all_texts(&call.side_input("side")?)?;
+            let texts = all_texts(&call.side_input_in("side", window)?)?;
             texts.chunks(2).map(|pair| pair.join(":")).collect()
         }
-        Access::OfKey => all_texts(&call.side_input_of_key("side", key_bytes(element)?)?)?,
+        Access::OfKey => all_texts(&call.side_input_of_key_in("side", key_bytes(element)?, window)?)?,
     };
     call.emit_all(&encoded(&[&key, &words::beside(access, step.salt, &value, side)]));
     Ok(())
@@ -314,11 +327,7 @@ fn map_windows(element: &[u8], call: &mut Call<'_>) -> Done {
     let (size, period) = sizes.ok_or("the mapping is of no windows")?;
     let number = |it: &str| it.parse::<i64>().map_err(|error| error.to_string());
     let windows = Windows::Sliding { size: number(size)?, period: number(period)? };
-    let Window::Interval(start, end) = mapped(windows, window_of(window)?) else {
-        return Err("a side input in the global window is not asked about".to_owned());
-    };
-    let mut out = nonce.to_vec();
-    IntervalWindow { start: EventTime(start), end: EventTime(end) }.write(&mut out);
+    let out = [nonce, &encoded_window(mapped(windows, window_of(window)?))].concat();
     call.emit_all(&out);
     Ok(())
 }

@@ -248,7 +248,9 @@ impl Generator<'_> {
 
     fn stateful(&mut self, input: Col) {
         let Collection { windowing, unbounded, .. } = self.case.collections[input].clone();
-        let rest = self.rest(!unbounded || !self.case.late);
+        // What comes at the last time of a window may come after the timer that is set to it.
+        let streaming = self.case.collections.iter().any(|collection| collection.unbounded);
+        let rest = self.rest(!streaming);
         let mut kinds = vec![Stateful::AtEnd(rest)];
         if !windowing.needs_merge() {
             kinds.extend([Stateful::Distinct, Stateful::Ticks]);

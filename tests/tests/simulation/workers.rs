@@ -109,6 +109,7 @@ impl StageBundleFactory for Stage {
         let shared = &self.shared;
         let attempt: u64 = bundle.instruction.rsplit('-').next().and_then(|it| it.parse().ok()).unwrap();
         let worker = &shared.workers[shared.chance.below(shared.workers.len())];
+        shared.seen.count("bundle");
         self.pause(30).await;
         let failure = (attempt < LAST_ATTEMPT && shared.chance.one_in(shared.faults)).then(|| {
             let after = shared.chance.below(4);

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod await_side_inputs;
+mod clock;
 mod collectors;
 mod late;
 mod merging;
@@ -19,10 +20,10 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
-use beam_model::time::{EventTime, ProcessingTime};
+use beam_model::time::EventTime;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -41,6 +42,7 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
 
@@ -61,16 +63,6 @@ pub struct Execution {
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
     pub clock: Clock,
-}
-
-/// What says what time it is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Clock {
-    /// The machine's clock.
-    #[default]
-    Machine,
-    /// That of the tokio runtime, from 0 on: it can be stopped, and a simulation is then the same each time.
-    Runtime,
 }
 
 /// What a user can ask of a running job. Later ones win over earlier ones.
@@ -281,7 +273,7 @@ impl Job {
 
     /// The outcome, if the job is over.
     fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
-        for action in self.engine.step(self.processing_time(), event) {
+        for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
                 EngineAction::Run {
@@ -314,28 +306,10 @@ impl Job {
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(self.instant(at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
         }
         None
-    }
-
-    fn processing_time(&self) -> ProcessingTime {
-        match self.execution.clock {
-            Clock::Machine => processing_time(),
-            Clock::Runtime => {
-                let since = self.began.elapsed().as_millis();
-                ProcessingTime(i64::try_from(since).unwrap_or(i64::MAX))
-            }
-        }
-    }
-
-    /// When the clock will show `at`.
-    fn instant(&self, at: ProcessingTime) -> Instant {
-        // The clock may be set, so nobody sleeps longer than this without looking at it again.
-        const LONGEST: u64 = 10_000;
-        let millis = at.millis().saturating_sub(self.processing_time().millis());
-        Instant::now() + Duration::from_millis(millis.max(0).unsigned_abs().min(LONGEST))
     }
 
     fn collector(&mut self, node: NodeId, what: What) {
@@ -483,12 +457,6 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))
-}
-
-/// The time on this machine's clock.
-fn processing_time() -> ProcessingTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }
 
 async fn at(instant: Option<Instant>) {
