@@ -177,7 +177,8 @@ impl Run<'_> {
             LocalBundle::new(descriptor, &shared.script, &bundle.instruction, host, &source, &blocks);
         let mut local = local.map_err(Fault::user)?;
         loop {
-            self.stage.pause(5).await;
+            // Sometimes so long that it is asked to split.
+            self.stage.pause(if shared.chance.one_in(8) { 500 } else { 5 }).await;
             self.answer(&mut bundle.requests, &mut local)?;
             self.fail_at(local.progress().1)?;
             if !local.next().map_err(Fault::user)? {

@@ -1,6 +1,6 @@
 //! One attempt of a bundle: inputs out to a worker, outputs and residuals back.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -229,7 +229,7 @@ struct Outputs(Mutex<Written>);
 
 #[derive(Default)]
 struct Written {
-    sinks: HashMap<String, Vec<Bytes>>,
+    sinks: BTreeMap<String, Vec<Bytes>>,
     timers: Vec<TimerBlock>,
 }
 

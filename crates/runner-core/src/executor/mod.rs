@@ -223,14 +223,16 @@ impl Job {
             }
             let (wake, granted) = (self.wake, self.granted);
             next = tokio::select! {
-                report = inbox.recv() => report.map(|report| self.receive(report)),
+                // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
+                biased;
+                wish = wished(&mut wish, granted) => self.grant(wish),
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                wish = wished(&mut wish, granted) => self.grant(wish),
                 () = at(wake) => {
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
+                report = inbox.recv() => report.map(|report| self.receive(report)),
             };
         }
     }
