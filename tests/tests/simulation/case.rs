@@ -13,6 +13,8 @@ pub struct Case {
     pub steps: Vec<Step>,
     /// Whether elements come that are late.
     pub late: bool,
+    /// Whether some input is unbounded.
+    pub streaming: bool,
     pub sinks: usize,
 }
 
@@ -31,6 +33,8 @@ pub enum Sure {
     Everything,
     /// Keys and values, but neither times nor windows.
     Values,
+    /// All but what has been seen beside each value: some of it may come later, or not.
+    AllButBeside,
 }
 
 /// All write text behind its length where they are nested; one is known to the SDK alone.
@@ -110,8 +114,10 @@ pub enum Kind {
     Flatten,
     Reshuffle,
     Stateful(Stateful),
-    /// The second input is the side input.
+    /// The second input is the side input, which ends.
     SideInput(Access),
+    /// The same, but it goes on changing.
+    LiveSideInput(Access),
     /// A splittable ParDo.
     Read,
     Sink(usize),

@@ -302,7 +302,9 @@ fn fired(step: &Step, timer: &FiredTimer, call: &mut Call<'_>) -> Done {
 }
 
 fn side_input(case: &Case, step: &Step, element: &[u8], call: &mut Call<'_>) -> Done {
-    let Kind::SideInput(access) = step.kind else { return Err("it has no side input".to_owned()) };
+    let (Kind::SideInput(access) | Kind::LiveSideInput(access)) = step.kind else {
+        return Err("it has no side input".to_owned());
+    };
     let (key, value) = pair_of(element)?;
     // It is the SDK that maps windows.
     let windows = case.collections[step.inputs[1]].windowing.windows;
@@ -314,7 +316,11 @@ fn side_input(case: &Case, step: &Step, element: &[u8], call: &mut Call<'_>) -> 
         }
         Access::OfKey => all_texts(&call.side_input_of_key_in("side", key_bytes(element)?, window)?)?,
     };
-    call.emit_all(&encoded(&[&key, &words::beside(access, step.salt, &value, side)]));
+    let value = match step.kind {
+        Kind::LiveSideInput(_) => words::with_all(&value, side),
+        _ => words::beside(access, step.salt, &value, side),
+    };
+    call.emit_all(&encoded(&[&key, &value]));
     Ok(())
 }
 

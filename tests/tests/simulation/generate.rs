@@ -8,23 +8,42 @@ const MOST_MULTIPLIED: usize = 3;
 /// Nothing that a case begins with is later, in milliseconds.
 const SPAN: i64 = 100;
 
+/// Where elements come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Source {
+    Bounded,
+    /// A TestStream.
+    Stream,
+    /// Restrictions that are read as if they had no end.
+    Reads,
+}
+
 struct Generator<'a> {
     random: &'a mut Random,
     case: Case,
+    source: Source,
     multiplied: usize,
     salt: u64,
 }
 
 pub fn case(random: &mut Random) -> Case {
-    let streaming = random.one_in(2);
-    let late = streaming && random.one_in(2);
-    let case = Case { collections: Vec::new(), steps: Vec::new(), late, sinks: 0 };
-    let mut generator = Generator { random, case, multiplied: 0, salt: 0 };
-    if streaming {
+    let source = random.pick(&[Source::Bounded, Source::Bounded, Source::Stream, Source::Stream, Source::Reads]);
+    let late = source == Source::Stream && random.one_in(2);
+    let streaming = source != Source::Bounded;
+    let case = Case { collections: Vec::new(), steps: Vec::new(), late, streaming, sinks: 0 };
+    let mut generator = Generator { random, case, source, multiplied: 0, salt: 0 };
+    if source == Source::Stream {
         generator.test_stream();
     }
-    for _ in 0..generator.random.below(3).max(usize::from(!streaming)) {
+    for _ in 0..generator.random.below(3).max(usize::from(source != Source::Stream)) {
         generator.create();
+    }
+    if source == Source::Reads {
+        for input in 0..generator.case.collections.len() {
+            if input == 0 || generator.random.one_in(2) {
+                generator.read_on(input);
+            }
+        }
     }
     for _ in 0..2 + generator.random.below(8) {
         generator.any_step();
@@ -88,6 +107,12 @@ impl Generator<'_> {
         self.step(Kind::Create(elements), Vec::new(), vec![output]);
     }
 
+    fn read_on(&mut self, input: Col) {
+        let mut output = self.like(input);
+        output.unbounded = true;
+        self.step(Kind::Read, vec![input], vec![output]);
+    }
+
     fn test_stream(&mut self) {
         let outputs = 1 + self.random.below(2);
         let mut watermarks = vec![0; outputs];
@@ -129,8 +154,11 @@ impl Generator<'_> {
 
     fn any_step(&mut self) {
         let input = self.any();
+        if self.case.collections[input].sure == Sure::AllButBeside {
+            return;
+        }
         let sure = self.is_sure(input);
-        match self.random.below(14) {
+        match self.random.below(16) {
             0 => self.map(input),
             1 => self.flatten(input),
             2 => {
@@ -147,7 +175,8 @@ impl Generator<'_> {
             }
             8..=10 if sure => self.group(input),
             11 | 12 if sure => self.stateful(input),
-            13 if sure => self.side_input(input),
+            13 | 14 if sure => self.side_input(input),
+            15 if sure && self.case.streaming => self.live_side_input(input),
             _ => self.map(input),
         }
     }
@@ -160,7 +189,10 @@ impl Generator<'_> {
 
     fn flatten(&mut self, input: Col) {
         let windowing = self.case.collections[input].windowing;
-        let same = |col: &Col| self.case.collections[*col].windowing == windowing;
+        let same = |col: &Col| {
+            let other = &self.case.collections[*col];
+            other.windowing == windowing && other.sure != Sure::AllButBeside
+        };
         let others: Vec<Col> = (0..self.case.collections.len()).filter(same).collect();
         let mut inputs = vec![input];
         for _ in 0..self.random.below(3) {
@@ -201,7 +233,8 @@ impl Generator<'_> {
     fn windows(&mut self, size: i64) -> Windows {
         match self.random.below(6) {
             0 => Windows::Global,
-            1 | 2 => Windows::Sessions { gap: size / 2 | 1 },
+            // Watermarks are even in a stream and odd where restrictions are read: no session ends with one.
+            1 | 2 => Windows::Sessions { gap: size / 4 * 2 + i64::from(self.source != Source::Reads) },
             3 if self.multiplied < MOST_MULTIPLIED => {
                 self.multiplied += 1;
                 let period = 2 * (size / 4).max(1) - if self.random.one_in(3) { 0 } else { 2 * (size / 12) };
@@ -249,8 +282,7 @@ impl Generator<'_> {
     fn stateful(&mut self, input: Col) {
         let Collection { windowing, unbounded, .. } = self.case.collections[input].clone();
         // What comes at the last time of a window may come after the timer that is set to it.
-        let streaming = self.case.collections.iter().any(|collection| collection.unbounded);
-        let rest = self.rest(!streaming);
+        let rest = self.rest(!self.case.streaming);
         let mut kinds = vec![Stateful::AtEnd(rest)];
         if !windowing.needs_merge() {
             kinds.extend([Stateful::Distinct, Stateful::Ticks]);
@@ -280,6 +312,22 @@ impl Generator<'_> {
         let access = self.random.pick(&[Access::Iterable, Access::OfKey]);
         let output = self.like(input);
         self.step(Kind::SideInput(access), vec![input, side], vec![output]);
+    }
+
+    fn live_side_input(&mut self, input: Col) {
+        let fits = |col: &Col| {
+            let Collection { windowing, unbounded, sure, .. } = &self.case.collections[*col];
+            let sessions = matches!(windowing.windows, Windows::Sessions { .. });
+            *unbounded && !sessions && *sure == Sure::Everything && windowing.trigger == Trigger::Default
+        };
+        let sides: Vec<Col> = (0..self.case.collections.len()).filter(fits).collect();
+        if sides.is_empty() {
+            return self.map(input);
+        }
+        let side = self.random.pick(&sides);
+        let access = self.random.pick(&[Access::Iterable, Access::OfKey]);
+        let output = Collection { sure: Sure::AllButBeside, unbounded: true, ..self.like(input) };
+        self.step(Kind::LiveSideInput(access), vec![input, side], vec![output]);
     }
 
     /// After everything that nobody reads, and some of what somebody does.

@@ -7,6 +7,7 @@ use beam_model::pipeline::MonitoringInfo;
 
 use super::case::*;
 use super::plain::Outcome;
+use super::words;
 
 /// How many elements the job says it has dropped.
 pub fn dropped(metrics: &[MonitoringInfo]) -> u64 {
@@ -24,6 +25,9 @@ pub fn judge(case: &Case, expected: &Outcome, written: &BTreeMap<usize, Vec<Row>
         let sure = case.collections[col].sure;
         let rows = |from: &BTreeMap<usize, Vec<Row>>| {
             let mut rows: Vec<Row> = from.get(&sink).cloned().unwrap_or_default();
+            if sure == Sure::AllButBeside {
+                rows.iter_mut().for_each(|row| row.value = words::without_all(&row.value).0);
+            }
             if sure == Sure::Values {
                 rows.iter_mut().for_each(|row| (row.window, row.time) = (Window::Global, 0));
             }
@@ -39,6 +43,9 @@ pub fn judge(case: &Case, expected: &Outcome, written: &BTreeMap<usize, Vec<Row>
                 describe(case)
             );
         }
+        if sure == Sure::AllButBeside {
+            written.get(&sink).into_iter().flatten().for_each(|row| judge_beside(case, expected, col, row));
+        }
     }
     // A combine that is lifted drops what it has combined.
     let combines = case.steps.iter().any(|step| matches!(step.kind, Kind::Combine(_)));
@@ -47,6 +54,24 @@ pub fn judge(case: &Case, expected: &Outcome, written: &BTreeMap<usize, Vec<Row>
     } else {
         assert_eq!(dropped, expected.dropped, "so many were dropped\n{}", describe(case));
     }
+}
+
+/// What was seen beside a row was to be seen.
+#[track_caller]
+fn judge_beside(case: &Case, expected: &Outcome, col: Col, row: &Row) {
+    let step = case.steps.iter().find(|step| step.outputs.contains(&col)).unwrap();
+    let (value, seen) = words::without_all(&row.value);
+    let row = Row { value, ..row.clone() };
+    let (least, most) = expected.permitted(case, step, &row);
+    let is_part = |part: &[String], of: &[String]| {
+        let count = |all: &[String], text: &String| all.iter().filter(|other| *other == text).count();
+        part.iter().all(|text| count(part, text) <= count(of, text))
+    };
+    assert!(
+        is_part(&least, &seen) && is_part(&seen, &most),
+        "{row:?} has seen {seen:?}, but is to see {least:?} at least, and {most:?} at most\n{}",
+        describe(case)
+    );
 }
 
 fn differences(wanted: &[Row], got: &[Row]) -> (Vec<Row>, Vec<Row>) {

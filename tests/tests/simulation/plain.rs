@@ -15,6 +15,43 @@ pub struct Outcome {
     pub sinks: BTreeMap<usize, Vec<Row>>,
     /// How many elements were dropped, counted once for each window.
     pub dropped: u64,
+    /// All that each collection ever had.
+    all: Vec<Vec<Seen>>,
+}
+
+#[derive(Clone, Debug)]
+struct Seen {
+    row: Row,
+    /// Whether it was there before its window ended.
+    in_time: bool,
+}
+
+impl Outcome {
+    /// What an element may have seen of a side input that goes on changing: at least the first, at most the second.
+    pub fn permitted(&self, case: &Case, step: &Step, row: &Row) -> (Vec<String>, Vec<String>) {
+        let Kind::LiveSideInput(access) = step.kind else { return (Vec::new(), Vec::new()) };
+        let all = &self.all[step.inputs[1]];
+        let of = |wanted: fn(&Seen) -> bool| look(case, step, access, all.iter().filter(|it| wanted(it)), row);
+        (of(|seen| seen.in_time), of(|_| true))
+    }
+}
+
+/// What a row sees of a side input.
+fn look<'a>(
+    case: &Case,
+    step: &Step,
+    access: Access,
+    side: impl Iterator<Item = &'a Seen>,
+    row: &Row,
+) -> Vec<String> {
+    let window = mapped(case.collections[step.inputs[1]].windowing.windows, row.window);
+    let seen = side.map(|seen| &seen.row).filter(|other| other.window == window);
+    let mut seen: Vec<String> = match access {
+        Access::Iterable => seen.map(|other| format!("{}:{}", other.key, other.value)).collect(),
+        Access::OfKey => seen.filter(|other| other.key == row.key).map(|other| other.value.clone()).collect(),
+    };
+    seen.sort();
+    seen
 }
 
 /// What a step remembers of a key and window.
@@ -32,8 +69,6 @@ struct Plain<'a> {
     watermarks: Vec<i64>,
     /// By step.
     cells: Vec<BTreeMap<(String, Window), Cell>>,
-    /// All that a collection ever had.
-    all: Vec<Vec<Row>>,
     /// By step, what waits for its side input.
     waiting: Vec<Vec<Row>>,
     clock: i64,
@@ -45,10 +80,9 @@ pub fn compute(case: &Case) -> Outcome {
         case,
         watermarks: vec![MIN; case.collections.len()],
         cells: vec![BTreeMap::new(); case.steps.len()],
-        all: vec![Vec::new(); case.collections.len()],
         waiting: vec![Vec::new(); case.steps.len()],
         clock: 0,
-        outcome: Outcome::default(),
+        outcome: Outcome { all: vec![Vec::new(); case.collections.len()], ..Outcome::default() },
     };
     let global = |element: &Element| Row {
         key: element.key.clone(),
@@ -91,31 +125,39 @@ impl Plain<'_> {
     /// These rows come, then the sources are this far; and all follows that does.
     fn go_on(&mut self, rows: Vec<(Col, Vec<Row>)>, watermarks: Vec<(Col, i64)>) {
         let mut arrived: Vec<Vec<Row>> = vec![Vec::new(); self.case.collections.len()];
+        let before = self.watermarks.clone();
         for (col, rows) in rows {
-            self.all[col].extend(rows.clone());
+            self.saw(col, &rows, before[col]);
             arrived[col] = rows;
         }
-        let before = self.watermarks.clone();
         watermarks.into_iter().for_each(|(col, to)| self.watermarks[col] = to);
         let case = self.case;
         for (index, step) in case.steps.iter().enumerate() {
             if matches!(step.kind, Kind::Create(_) | Kind::TestStream(_)) {
                 continue;
             }
-            let mains = if matches!(step.kind, Kind::SideInput(_)) { &step.inputs[..1] } else { &step.inputs };
+            let mains = if matches!(step.kind, Kind::SideInput(_) | Kind::LiveSideInput(_)) { &step.inputs[..1] } else { &step.inputs };
             let least = |all: &[i64]| mains.iter().map(|col| all[*col]).min().unwrap();
             let (was, is) = (least(&before), least(&self.watermarks));
             let given: Vec<Row> = mains.iter().flat_map(|col| arrived[*col].clone()).collect();
             let (made, hold) = self.step(index, step, given, was, is);
             let reached = is.min(hold);
             for (output, rows) in made {
-                self.all[step.outputs[output]].extend(rows.clone());
+                self.saw(step.outputs[output], &rows, before[step.outputs[output]]);
                 arrived[step.outputs[output]].extend(rows);
             }
             for col in &step.outputs {
                 self.watermarks[*col] = self.watermarks[*col].max(reached);
             }
         }
+    }
+
+    fn saw(&mut self, col: Col, rows: &[Row], watermark: i64) {
+        let seen = rows.iter().map(|row| {
+            let in_time = row.window.last_time() >= watermark;
+            Seen { row: row.clone(), in_time }
+        });
+        self.outcome.all[col].extend(seen);
     }
 
     /// What a step makes of rows by output, and before when more may come of what it keeps.
@@ -141,7 +183,8 @@ impl Plain<'_> {
                 });
                 one(assigned.collect())
             }
-            Kind::Flatten | Kind::Reshuffle => one(given),
+            // What was seen beside it is looked at in the end.
+            Kind::Flatten | Kind::Reshuffle | Kind::LiveSideInput(_) => one(given),
             Kind::Read => {
                 let records = given.iter().flat_map(|row| {
                     (0..words::records(step.salt, &row.value)).map(|position| {
@@ -187,17 +230,9 @@ impl Plain<'_> {
 
     /// All that the side input ever has: it ends before anything is read with it.
     fn beside(&self, step: &Step, access: Access, given: Vec<Row>) -> Vec<Row> {
-        let side = step.inputs[1];
-        let windows = self.case.collections[side].windowing.windows;
+        let all = &self.outcome.all[step.inputs[1]];
         let beside = |row: Row| {
-            let window = mapped(windows, row.window);
-            let seen = self.all[side].iter().filter(|other| other.window == window);
-            let seen = match access {
-                Access::Iterable => seen.map(|other| format!("{}:{}", other.key, other.value)).collect(),
-                Access::OfKey => {
-                    seen.filter(|other| other.key == row.key).map(|other| other.value.clone()).collect()
-                }
-            };
+            let seen = look(self.case, step, access, all.iter(), &row);
             Row { value: words::beside(access, step.salt, &row.value, seen), ..row }
         };
         given.into_iter().map(beside).collect()

@@ -222,7 +222,7 @@ impl Writer<'_> {
                 let payload = self.stateful(step, *kind, par_do(functions::STATEFUL)).encode_to_vec();
                 self.transform(&id, spec(primitives::PAR_DO, payload), one_in, one_out, environment);
             }
-            Kind::SideInput(access) => {
+            Kind::SideInput(access) | Kind::LiveSideInput(access) => {
                 let side = step.inputs[1];
                 let side_inputs = [("side".to_owned(), self.side_input(side, *access))].into();
                 let payload = ParDoPayload { side_inputs, ..par_do(functions::SIDE_INPUT) }.encode_to_vec();

@@ -68,3 +68,16 @@ pub fn beside(access: Access, salt: u64, value: &str, side: Vec<String>) -> Stri
     };
     format!("{value}{letter}{}", rest(Rest::Digest, salt, side)[0])
 }
+
+/// A value with all that was seen beside it.
+pub fn with_all(value: &str, mut side: Vec<String>) -> String {
+    side.sort();
+    format!("{value}|{}", side.join(";"))
+}
+
+/// A value, and what was seen beside it.
+pub fn without_all(value: &str) -> (String, Vec<String>) {
+    let (value, side) = value.split_once('|').unwrap_or((value, ""));
+    let side = side.split(';').filter(|text| !text.is_empty()).map(str::to_owned).collect();
+    (value.to_owned(), side)
+}
