@@ -1,5 +1,7 @@
 //! A pipeline as the simulation sees it: steps between collections of `KV<text, text>`.
 
+use std::collections::BTreeSet;
+
 /// Index of a collection in its case.
 pub type Col = usize;
 
@@ -16,6 +18,37 @@ pub struct Case {
     /// Whether some input is unbounded.
     pub streaming: bool,
     pub sinks: usize,
+}
+
+impl Case {
+    /// What is in it that is worth a case.
+    pub fn features(&self) -> BTreeSet<&'static str> {
+        let of_step = |step: &Step| match step.kind {
+            Kind::Create(_) => "bounded source",
+            Kind::TestStream(_) => "test stream",
+            Kind::Map { .. } => "map",
+            Kind::Assign => "windows",
+            Kind::Group(_) => "group",
+            Kind::Combine(_) => "combine",
+            Kind::Flatten => "flatten",
+            Kind::Reshuffle => "reshuffle",
+            Kind::Stateful(_) => "state",
+            Kind::SideInput(_) => "side input",
+            Kind::LiveSideInput(_) => "live side input",
+            Kind::Read => "splittable",
+            Kind::Sink(_) => "sink",
+        };
+        let of_collection = |collection: &Collection| match collection.windowing.windows {
+            _ if collection.windowing.trigger != Trigger::Default => "early or late panes",
+            Windows::Global => "global window",
+            Windows::Sliding { size, period } if size == period => "fixed windows",
+            Windows::Sliding { .. } => "sliding windows",
+            Windows::Sessions { .. } => "sessions",
+        };
+        let late = self.late.then_some("late elements");
+        let features = self.steps.iter().map(of_step).chain(self.collections.iter().map(of_collection));
+        features.chain(late).collect()
+    }
 }
 
 #[derive(Clone, Debug)]

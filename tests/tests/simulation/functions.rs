@@ -27,20 +27,25 @@ pub const SIDE_INPUT: &str = "simulation:side_input";
 pub const READ: &str = "simulation:read";
 pub const SINK: &str = "simulation:sink";
 
-/// What sinks have written, by instruction; it counts once that has been finalized.
+/// The rest of a restriction is delayed by less than this, in milliseconds.
+const MOST_DELAY: usize = 40;
+
+/// What sinks have written, by instruction; it counts once that has been committed.
 #[derive(Default)]
 pub struct Written(Mutex<BTreeMap<String, Vec<(usize, Row)>>>);
 
 impl Written {
     fn add(&self, instruction: &str, sink: usize, row: Row) {
+        // A bridge puts a number before it.
+        let instruction = instruction.find("bundle-").map_or(instruction, |start| &instruction[start..]);
         self.0.lock().unwrap().entry(instruction.to_owned()).or_default().push((sink, row));
     }
 
     /// What these instructions have written, by sink.
-    pub fn of(&self, finalized: &BTreeSet<String>) -> BTreeMap<usize, Vec<Row>> {
+    pub fn of(&self, committed: &BTreeSet<String>) -> BTreeMap<usize, Vec<Row>> {
         let mut rows: BTreeMap<usize, Vec<Row>> = BTreeMap::new();
         for (instruction, written) in &*self.0.lock().unwrap() {
-            if finalized.contains(instruction) {
+            if committed.contains(instruction) {
                 written.iter().for_each(|(sink, row)| rows.entry(*sink).or_default().push(row.clone()));
             }
         }
@@ -79,7 +84,9 @@ pub fn script(case: &Arc<Case>, chance: &Chance, written: &Arc<Written>) -> Scri
         .do_fn(sdf::PROCESS_SIZED_ELEMENTS_AND_RESTRICTIONS, move |element, call| {
             let payload = ParDoPayload::decode(call.payload().clone()).map_err(|it| it.to_string())?;
             step(&processing, &payload.do_fn.unwrap_or_default().payload)?;
-            process(element, call, &chance)
+            // A TestStream does not wait for what is delayed, which might be late then.
+            let most = if processing.late { 0 } else { MOST_DELAY };
+            process(element, call, &chance, most)
         })
 }
 
@@ -387,7 +394,7 @@ fn split(step: &Step, element: &[u8], call: &mut Call<'_>) -> Done {
     Ok(())
 }
 
-fn process(element: &[u8], call: &mut Call<'_>, chance: &Chance) -> Done {
+fn process(element: &[u8], call: &mut Call<'_>, chance: &Chance, most_delay: usize) -> Done {
     let part = Restriction::read(element)?;
     // Stops by itself now and then, and within a record or two if it is told to.
     let stop = match (call.asked_to_stop(), chance.one_in(3)) {
@@ -404,7 +411,8 @@ fn process(element: &[u8], call: &mut Call<'_>, chance: &Chance) -> Done {
     if stop == part.to {
         return Ok(());
     }
-    let delay = if chance.one_in(2) { Duration::ZERO } else { Duration::from_millis(chance.below(40) as u64) };
+    let delay = if chance.one_in(2) { 0 } else { chance.below(most_delay) };
+    let delay = Duration::from_millis(delay as u64);
     let reached = (call.timestamp().0 + stop as i64 * words::RECORD_STEP).min(GLOBAL_MAX);
     let reached = prost_types::Timestamp {
         seconds: reached.div_euclid(1000),
@@ -413,4 +421,3 @@ fn process(element: &[u8], call: &mut Call<'_>, chance: &Chance) -> Done {
     let watermarks = if chance.one_in(4) { Vec::new() } else { vec![("out", reached)] };
     call.checkpoint("in", &part.sized(stop, part.to), delay, &watermarks)
 }
-

@@ -27,7 +27,8 @@ struct Generator<'a> {
 }
 
 pub fn case(random: &mut Random) -> Case {
-    let source = random.pick(&[Source::Bounded, Source::Bounded, Source::Stream, Source::Stream, Source::Reads]);
+    let source =
+        random.pick(&[Source::Bounded, Source::Bounded, Source::Stream, Source::Stream, Source::Reads]);
     let late = source == Source::Stream && random.one_in(2);
     let streaming = source != Source::Bounded;
     let case = Case { collections: Vec::new(), steps: Vec::new(), late, streaming, sinks: 0 };
@@ -165,7 +166,7 @@ impl Generator<'_> {
                 let output = self.like(input);
                 self.step(Kind::Reshuffle, vec![input], vec![output]);
             }
-            3 | 4 if self.multiplied < MOST_MULTIPLIED => {
+            3 | 4 if self.multiplied < MOST_MULTIPLIED && self.may_be_later(input) => {
                 self.multiplied += 1;
                 let output = self.like(input);
                 self.step(Kind::Read, vec![input], vec![output]);
@@ -181,9 +182,15 @@ impl Generator<'_> {
         }
     }
 
+    /// Whether elements may get a later time. It may be after their window's end, which the watermark then passes
+    /// before they come.
+    fn may_be_later(&self, input: Col) -> bool {
+        !self.case.streaming || self.case.collections[input].windowing.windows == Windows::Global
+    }
+
     fn map(&mut self, input: Col) {
         let outputs = (0..1 + self.random.below(2)).map(|_| self.like(input)).collect();
-        let shift = self.random.one_in(2);
+        let shift = self.may_be_later(input) && self.random.one_in(2);
         self.step(Kind::Map { shift }, vec![input], outputs);
     }
 

@@ -11,9 +11,8 @@ use super::words;
 
 /// How many elements the job says it has dropped.
 pub fn dropped(metrics: &[MonitoringInfo]) -> u64 {
-    let is_dropped = |info: &&MonitoringInfo| {
-        info.labels.get("NAME").is_some_and(|name| name.starts_with("droppedDueTo"))
-    };
+    let is_dropped =
+        |info: &&MonitoringInfo| info.labels.get("NAME").is_some_and(|name| name.starts_with("droppedDueTo"));
     metrics.iter().filter(is_dropped).map(|info| varint::read(&info.payload).unwrap().0).sum()
 }
 

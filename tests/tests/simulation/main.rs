@@ -100,13 +100,15 @@ impl Ran {
         (Self { progress, _wish }, execution)
     }
 
-    fn judge(&self, case: &Case, outcome: Outcome, written: &BTreeMap<usize, Vec<Row>>) {
+    /// Returns how many elements were dropped.
+    fn judge(&self, case: &Case, outcome: Outcome, written: &BTreeMap<usize, Vec<Row>>) -> u64 {
         match outcome {
             Outcome::Done => {}
             other => panic!("the job is not done but {other:?}"),
         }
         let dropped = judge::dropped(&self.progress.metrics.lock().unwrap().results().committed);
         judge::judge(case, &plain::compute(case), written, dropped);
+        dropped
     }
 }
 
@@ -118,10 +120,14 @@ fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
     let written = Arc::new(functions::Written::default());
     let workers = Arc::new(Workers::new(functions::script(case, chance, &written), chance.clone()));
     let (ran, execution) = Ran::begin(&simulated, &environment, workers.clone(), Clock::Runtime);
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, run(execution)).await });
-    ran.judge(case, outcome.expect("the job hangs"), &written.of(&workers.finalized()));
-    workers.seen()
+    let dropped = ran.judge(case, outcome.expect("the job hangs"), &written.of(&workers.committed()));
+    let mut seen = workers.seen();
+    seen.extend(case.features().into_iter().map(|feature| (feature, 1)));
+    seen.insert("dropped element", dropped);
+    seen
 }
 
 /// Else a case could not be looked into again.
@@ -132,6 +138,26 @@ fn a_seed_is_the_same_each_time() {
     }
 }
 
+/// What the cases are worth nothing without.
+const WANTED: [&str; 17] = [
+    "failed attempt",
+    "lost worker",
+    "bundle lost with its worker",
+    "split bundle",
+    "state from a cache",
+    "dropped element",
+    "sessions",
+    "sliding windows",
+    "early or late panes",
+    "group",
+    "combine",
+    "state",
+    "side input",
+    "live side input",
+    "splittable",
+    "test stream",
+    "late elements",
+];
 /// More failures than this show no more.
 const MOST_FAILURES: usize = 20;
 
@@ -139,9 +165,13 @@ const MOST_FAILURES: usize = 20;
 fn results_are_those_of_the_plain_computation() {
     let mut seen: BTreeMap<&str, u64> = BTreeMap::new();
     let mut failed = Vec::new();
-    for seed in seeds(CASES) {
+    let seeds = seeds(CASES);
+    let cases = seeds.end - seeds.start;
+    for seed in seeds {
         match catch_unwind(|| simulate(seed)) {
-            Ok(counts) => counts.into_iter().for_each(|(what, count)| *seen.entry(what).or_default() += count),
+            Ok(counts) => {
+                counts.into_iter().for_each(|(what, count)| *seen.entry(what).or_default() += count)
+            }
             Err(_) => {
                 eprintln!("SEED={seed}");
                 failed.push(seed);
@@ -150,5 +180,11 @@ fn results_are_those_of_the_plain_computation() {
         assert!(failed.len() < MOST_FAILURES, "seeds {failed:?} fail");
     }
     assert!(failed.is_empty(), "seeds {failed:?} fail");
-    println!("{seen:?}");
+    println!("{seen:#?}");
+    // Few cases show little.
+    if cases >= CASES {
+        for wanted in WANTED {
+            assert!(seen.get(wanted).is_some_and(|count| *count > 3), "{wanted:?} has hardly come about");
+        }
+    }
 }

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_trait::async_trait;
 use beam_model::pipeline::ArtifactInformation;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness};
 use fn_harness_bridge::{BridgeConfig, FnHarnessBridge, JobWorkers};
@@ -28,6 +29,58 @@ const LIMIT: Duration = Duration::from_secs(120);
 const MOST_FAULTS: usize = 3;
 /// Bundles from this one on go well.
 const LAST_FAULT: usize = 40;
+
+/// Other workers, of whose bundles it notes those that are committed: a worker that is lost may never be told.
+struct Noting {
+    workers: Arc<dyn JobBundleFactory>,
+    committed: Committed,
+}
+
+type Committed = Arc<Mutex<BTreeSet<String>>>;
+
+struct NotingStage(Arc<dyn StageBundleFactory>, Committed);
+
+/// Is told of a commit before the worker is.
+struct Note {
+    instruction: String,
+    committed: Committed,
+    worker: Box<dyn Finalizer>,
+}
+
+#[async_trait]
+impl JobBundleFactory for Noting {
+    fn parallelism(&self, environment_id: &str) -> usize {
+        self.workers.parallelism(environment_id)
+    }
+
+    fn stage(&self, spec: Arc<StageSpec>) -> Arc<dyn StageBundleFactory> {
+        Arc::new(NotingStage(self.workers.stage(spec), self.committed.clone()))
+    }
+
+    async fn close(&self) {
+        self.workers.close().await;
+    }
+}
+
+#[async_trait]
+impl StageBundleFactory for NotingStage {
+    async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
+        let instruction = bundle.instruction.clone();
+        let mut result = self.0.process(bundle).await?;
+        let committed = self.1.clone();
+        let note = |worker| Box::new(Note { instruction, committed, worker }) as Box<dyn Finalizer>;
+        result.finalizer = result.finalizer.map(note);
+        Ok(result)
+    }
+}
+
+#[async_trait]
+impl Finalizer for Note {
+    async fn finalize(self: Box<Self>) -> Result<(), Fault> {
+        self.committed.lock().unwrap().insert(self.instruction);
+        self.worker.finalize().await
+    }
+}
 
 struct Nowhere;
 
@@ -61,7 +114,8 @@ fn with_faults(mut script: Script, chance: &Chance) -> Script {
         script = script.bundle_fault(1 + chance.below(LAST_FAULT), fault);
     }
     for _ in 0..chance.below(MOST_FAULTS + 1) {
-        let fault = [BundleFault::Fail("it fails".to_owned()), BundleFault::Disconnect][chance.below(2)].clone();
+        let fault =
+            [BundleFault::Fail("it fails".to_owned()), BundleFault::Disconnect][chance.below(2)].clone();
         script = script.bundle_fault(1 + chance.below(LAST_FAULT), fault);
     }
     script
@@ -83,18 +137,20 @@ async fn simulate(bridge: &FnHarnessBridge, seed: u64) {
         artifacts: Arc::new(Nowhere),
         logs: Arc::new(Nowhere),
     });
+    let workers = Arc::new(Noting { workers, committed: Committed::default() });
     let (ran, execution) = Ran::begin(&simulated, &environment, workers.clone(), Clock::Machine);
     let outcome = tokio::time::timeout(LIMIT, runner_core::executor::run(execution)).await;
     workers.close().await;
-    let finalized: BTreeSet<String> = harness.finalized().into_iter().collect();
-    ran.judge(&simulated.case, outcome.expect("the job hangs"), &written.of(&finalized));
+    let rows = written.of(&workers.committed.lock().unwrap());
+    ran.judge(&simulated.case, outcome.expect("the job hangs"), &rows);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn over_grpc_results_are_those_of_the_plain_computation() {
     let bridge = Arc::new(bridge().await);
     let all = seeds(CASES * ONE_OF);
-    let some: Vec<u64> = if all.end - all.start == 1 { all.collect() } else { all.step_by(ONE_OF as usize).collect() };
+    let some: Vec<u64> =
+        if all.end - all.start == 1 { all.collect() } else { all.step_by(ONE_OF as usize).collect() };
     for seed in some {
         let bridge = bridge.clone();
         let case = tokio::spawn(async move { simulate(&bridge, seed).await });

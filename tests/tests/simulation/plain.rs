@@ -31,7 +31,8 @@ impl Outcome {
     pub fn permitted(&self, case: &Case, step: &Step, row: &Row) -> (Vec<String>, Vec<String>) {
         let Kind::LiveSideInput(access) = step.kind else { return (Vec::new(), Vec::new()) };
         let all = &self.all[step.inputs[1]];
-        let of = |wanted: fn(&Seen) -> bool| look(case, step, access, all.iter().filter(|it| wanted(it)), row);
+        let of =
+            |wanted: fn(&Seen) -> bool| look(case, step, access, all.iter().filter(|it| wanted(it)), row);
         (of(|seen| seen.in_time), of(|_| true))
     }
 }
@@ -109,7 +110,9 @@ pub fn compute(case: &Case) -> Outcome {
                     let rows = elements.iter().map(global).collect();
                     plain.go_on(vec![(step.outputs[*output], rows)], Vec::new());
                 }
-                Event::Watermark { output, to } => plain.go_on(Vec::new(), vec![(step.outputs[*output], *to)]),
+                Event::Watermark { output, to } => {
+                    plain.go_on(Vec::new(), vec![(step.outputs[*output], *to)])
+                }
                 Event::Clock { by } => {
                     plain.clock += by;
                     plain.go_on(Vec::new(), Vec::new());
@@ -136,7 +139,11 @@ impl Plain<'_> {
             if matches!(step.kind, Kind::Create(_) | Kind::TestStream(_)) {
                 continue;
             }
-            let mains = if matches!(step.kind, Kind::SideInput(_) | Kind::LiveSideInput(_)) { &step.inputs[..1] } else { &step.inputs };
+            let mains = if matches!(step.kind, Kind::SideInput(_) | Kind::LiveSideInput(_)) {
+                &step.inputs[..1]
+            } else {
+                &step.inputs
+            };
             let least = |all: &[i64]| mains.iter().map(|col| all[*col]).min().unwrap();
             let (was, is) = (least(&before), least(&self.watermarks));
             let given: Vec<Row> = mains.iter().flat_map(|col| arrived[*col].clone()).collect();
@@ -161,7 +168,14 @@ impl Plain<'_> {
     }
 
     /// What a step makes of rows by output, and before when more may come of what it keeps.
-    fn step(&mut self, index: usize, step: &Step, given: Vec<Row>, was: i64, is: i64) -> (Vec<(usize, Vec<Row>)>, i64) {
+    fn step(
+        &mut self,
+        index: usize,
+        step: &Step,
+        given: Vec<Row>,
+        was: i64,
+        is: i64,
+    ) -> (Vec<(usize, Vec<Row>)>, i64) {
         let one = |rows: Vec<Row>| vec![(0, rows)];
         let made = match &step.kind {
             Kind::Create(_) | Kind::TestStream(_) => Vec::new(),
@@ -238,7 +252,15 @@ impl Plain<'_> {
         given.into_iter().map(beside).collect()
     }
 
-    fn group(&mut self, index: usize, step: &Step, rest: Rest, given: Vec<Row>, was: i64, is: i64) -> (Vec<Row>, i64) {
+    fn group(
+        &mut self,
+        index: usize,
+        step: &Step,
+        rest: Rest,
+        given: Vec<Row>,
+        was: i64,
+        is: i64,
+    ) -> (Vec<Row>, i64) {
         let windowing = self.case.collections[step.inputs[0]].windowing;
         let given = self.in_time(step.inputs[0], given, was);
         let cells = &mut self.cells[index];
@@ -261,7 +283,8 @@ impl Plain<'_> {
             };
             // In whatever panes it comes, taken singly it comes once. When it does matters to what is late alone.
             if end >= is && (windowing.trigger == Trigger::Default || rest == Rest::Digest) {
-                hold = hold.min(if windowing.output_time == OutputTime::EndOfWindow { end } else { earliest });
+                hold =
+                    hold.min(if windowing.output_time == OutputTime::EndOfWindow { end } else { earliest });
                 return true;
             }
             let values = cell.values.iter().map(|(value, _)| value.clone()).collect();
@@ -303,7 +326,8 @@ impl Plain<'_> {
         for ((key, window), cell) in cells.iter_mut().filter(|(_, cell)| cell.set) {
             let end = window.last_time();
             let mut emit = |values: Vec<String>, time: i64| {
-                let rows = values.into_iter().map(|value| Row { key: key.clone(), value, window: *window, time });
+                let rows =
+                    values.into_iter().map(|value| Row { key: key.clone(), value, window: *window, time });
                 made.extend(rows);
             };
             let values = || cell.values.iter().map(|(value, _)| value.clone()).collect::<Vec<_>>();
@@ -364,7 +388,8 @@ fn merge(cells: &mut BTreeMap<(String, Window), Cell>) {
     loop {
         let keys: BTreeSet<_> = cells.keys().cloned().collect();
         let found = keys.iter().find_map(|one| {
-            let other = keys.iter().find(|other| one < *other && one.0 == other.0 && overlap(&one.1, &other.1))?;
+            let other =
+                keys.iter().find(|other| one < *other && one.0 == other.0 && overlap(&one.1, &other.1))?;
             Some((one.clone(), other.clone()))
         });
         let Some((one, other)) = found else { return };

@@ -5,11 +5,10 @@ use std::collections::BTreeMap;
 use beam_model::pipeline::state_spec::Spec;
 use beam_model::pipeline::test_stream_payload::{self as stream, event};
 use beam_model::pipeline::{
-    self, BagStateSpec, CombinePayload, Components, Environment, FixedWindowsPayload,
-    FunctionSpec, PCollection, PTransform, ParDoPayload, Pipeline, SessionWindowsPayload, SideInput,
-    SlidingWindowsPayload, StateSpec, TestStreamPayload, TimerFamilySpec, WindowIntoPayload, WindowingStrategy,
-    accumulation_mode, closing_behavior, is_bounded, merge_status, on_time_behavior, output_time, time_domain,
-
+    self, BagStateSpec, CombinePayload, Components, Environment, FixedWindowsPayload, FunctionSpec,
+    PCollection, PTransform, ParDoPayload, Pipeline, SessionWindowsPayload, SideInput, SlidingWindowsPayload,
+    StateSpec, TestStreamPayload, TimerFamilySpec, WindowIntoPayload, WindowingStrategy, accumulation_mode,
+    closing_behavior, is_bounded, merge_status, on_time_behavior, output_time, time_domain,
 };
 use beam_model::urns::standard_p_transforms::{combine_components, composites, primitives};
 use beam_model::urns::{
@@ -259,7 +258,8 @@ impl Writer<'_> {
         let (combined, whole) = (format!("{id}combined"), format!("{id}combine"));
         let (key, value) = self.case.collections[step.outputs[0]].coders;
         self.pcollection(&combined, &format!("kv{key}{value}"), step.inputs[0]);
-        let payload = CombinePayload { combine_fn: combine_fn.clone(), accumulator_coder_id: "bytes".to_owned() };
+        let payload =
+            CombinePayload { combine_fn: combine_fn.clone(), accumulator_coder_id: "bytes".to_owned() };
         let payload = payload.encode_to_vec();
         let parts = [format!("{id}group"), format!("{id}values")];
         let (one_in, together) = (map(&[(TAG, &input)]), map(&[("out", &combined)]));
@@ -271,13 +271,7 @@ impl Writer<'_> {
             None,
         );
         let values = spec(combine_components::COMBINE_GROUPED_VALUES, payload.clone());
-        self.transform(
-            &parts[1],
-            values,
-            map(&[(TAG, &grouped)]),
-            together.clone(),
-            Some(step.environment),
-        );
+        self.transform(&parts[1], values, map(&[(TAG, &grouped)]), together.clone(), Some(step.environment));
         self.transform(
             &whole,
             spec(composites::COMBINE_PER_KEY, payload),
@@ -301,7 +295,8 @@ impl Writer<'_> {
             StateSpec { protocol, spec: Some(Spec::BagSpec(bag)) }
         };
         let input = &self.case.collections[step.inputs[0]];
-        let timer_family_coder_id = format!("timer{}{}", input.coders.0, window_coder(input.windowing.windows));
+        let timer_family_coder_id =
+            format!("timer{}{}", input.coders.0, window_coder(input.windowing.windows));
         let family = |domain: time_domain::Enum| {
             let time_domain = domain.into();
             TimerFamilySpec { time_domain, timer_family_coder_id: timer_family_coder_id.clone() }

@@ -31,7 +31,7 @@ struct Shared {
     faults: usize,
     parallelism: usize,
     workers: Vec<Worker>,
-    finalized: Arc<Mutex<BTreeSet<String>>>,
+    committed: Arc<Mutex<BTreeSet<String>>>,
     seen: Seen,
 }
 
@@ -57,14 +57,14 @@ impl Workers {
         let parallelism = 1 + chance.below(4);
         let faults = [3, 6, 20, usize::MAX][chance.below(4)];
         let workers = (0..1 + chance.below(3)).map(|_| Worker::default()).collect();
-        let finalized = Arc::default();
+        let committed = Arc::default();
         let seen = Seen::default();
-        Self { shared: Arc::new(Shared { script, chance, faults, parallelism, workers, finalized, seen }) }
+        Self { shared: Arc::new(Shared { script, chance, faults, parallelism, workers, committed, seen }) }
     }
 
     /// The instructions of all bundles that have been told of their commit.
-    pub fn finalized(&self) -> BTreeSet<String> {
-        self.shared.finalized.lock().unwrap().clone()
+    pub fn committed(&self) -> BTreeSet<String> {
+        self.shared.committed.lock().unwrap().clone()
     }
 
     /// What has come about, and how often.
@@ -161,7 +161,9 @@ struct Run<'a> {
 impl Run<'_> {
     async fn process(&mut self, mut bundle: RemoteBundle, worker: &Worker) -> Result<BundleResult, Fault> {
         let shared = &self.stage.shared;
-        let [input] = &mut bundle.inputs[..] else { return Err(Fault::runner("a stage has one data source")) };
+        let [input] = &mut bundle.inputs[..] else {
+            return Err(Fault::runner("a stage has one data source"));
+        };
         let blocks = input.blocks.by_ref().collect::<Result<Vec<_>, _>>()?;
         let name = format!("worker{}", worker.losses.load(Ordering::Relaxed));
         let index = shared.workers.iter().position(|other| std::ptr::eq(other, worker)).unwrap();
@@ -173,8 +175,7 @@ impl Run<'_> {
         });
         let descriptor = &self.stage.descriptor;
         let source = input.transform_id.clone();
-        let local =
-            LocalBundle::new(descriptor, &shared.script, &bundle.instruction, host, &source, &blocks);
+        let local = LocalBundle::new(descriptor, &shared.script, &bundle.instruction, host, &source, &blocks);
         let mut local = local.map_err(Fault::user)?;
         loop {
             // Sometimes so long that it is asked to split.
@@ -201,8 +202,8 @@ impl Run<'_> {
             return Err(Fault::user("it fails at the end"));
         }
         let finalizer = response.requires_finalization.then(|| {
-            let finalized = shared.finalized.clone();
-            Box::new(Told { instruction: bundle.instruction, finalized }) as Box<dyn Finalizer>
+            let committed = shared.committed.clone();
+            Box::new(Told { instruction: bundle.instruction, committed }) as Box<dyn Finalizer>
         });
         Ok(BundleResult {
             residuals: response.residual_roots.into_iter().map(residual).collect(),
@@ -275,13 +276,13 @@ fn residual(delayed: DelayedBundleApplication) -> Residual {
 
 struct Told {
     instruction: String,
-    finalized: Arc<Mutex<BTreeSet<String>>>,
+    committed: Arc<Mutex<BTreeSet<String>>>,
 }
 
 #[async_trait]
 impl Finalizer for Told {
     async fn finalize(self: Box<Self>) -> Result<(), Fault> {
-        self.finalized.lock().unwrap().insert(self.instruction);
+        self.committed.lock().unwrap().insert(self.instruction);
         Ok(())
     }
 }
