@@ -59,6 +59,10 @@ pub(crate) struct ServeConfig {
     /// Workers for each environment that can start several; 0 means one per core
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, env = "BEAMLINE_SDK_WORKER_PARALLELISM")]
     sdk_worker_parallelism: i64,
+    /// After so many seconds, and twice as many, and so on, a bundle that still runs is a warning of its job, with
+    /// what its worker says that it is doing
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) slow_bundle_seconds: u64,
     /// Form of the log lines on standard error
     #[arg(long, visible_alias = "log-kind", value_enum, default_value_t = LogFormat::Text, env = "BEAMLINE_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,

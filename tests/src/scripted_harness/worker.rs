@@ -284,6 +284,10 @@ impl Worker {
         let goes_wrong = fault.clone();
         let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires, input);
         let done = tokio::task::spawn_blocking(run).await;
+        if self.disconnected.is_cancelled() {
+            // The answer could still get out before the connections are broken.
+            return None;
+        }
         self.inputs.remove(instruction);
         self.running.lock().unwrap().remove(instruction);
         match fault {

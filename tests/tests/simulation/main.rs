@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use beam_model::pipeline::Environment;
 use runner_core::backend::Outcome;
-use runner_core::engine::BundlePolicy;
+use runner_core::engine::{BundlePolicy, LAST_TIMERS};
 use runner_core::executor::{Clock, Execution, FaultInjection, Progress, Wish, run};
 use runner_core::plan::{PlanGrain, plan_pipeline};
 use runner_core::ports::JobBundleFactory;
@@ -96,7 +96,8 @@ impl Ran {
         let progress = Arc::new(Progress::default());
         let (_wish, wish) = watch::channel(Wish::GoOn);
         let (policy, inject) = (*policy, *inject);
-        let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish, clock };
+        let (seen, last_timers) = (progress.clone(), LAST_TIMERS);
+        let execution = Execution { plan, workers, policy, inject, progress: seen, wish, last_timers, clock };
         (Self { progress, _wish }, execution)
     }
 

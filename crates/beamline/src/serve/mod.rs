@@ -80,6 +80,7 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
 fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobService), Error> {
     let bridge = FnHarnessBridge::new(BridgeConfig {
         advertise_host: ports.host().to_owned(),
+        slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());

@@ -14,6 +14,7 @@ use runner_core::ports::{
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::samples;
 use super::stage::StageBundles;
 use crate::environment::EnvironmentSpec;
 use crate::server::{JobWorkers, Shared};
@@ -173,6 +174,16 @@ impl JobBundleFactory for JobBundles {
     }
 
     async fn close(&self) {
+        if self.context.samples {
+            let workers = self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let report = async {
+                for workers in workers.values() {
+                    samples::report(&self.shared, workers).await;
+                }
+            };
+            // What is not told by then is not worth waiting for.
+            tokio::time::timeout(samples::LIMIT, report).await.ok();
+        }
         self.context.close_workers().await;
         self.shared.registry.remove_job(&self.context.id);
     }

@@ -6,6 +6,8 @@ mod finalizer;
 mod job;
 mod questions;
 mod response;
+mod samples;
+mod slow;
 mod stage;
 mod timers;
 mod to_string;

@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use super::finalizer::BundleFinalizer;
 use super::job::version_of_descriptor;
 use super::questions::Questions;
+use super::slow;
 use super::{
     ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, failing_element, response, timers,
 };
@@ -125,7 +126,7 @@ impl StageBundleFactory for StageBundles {
         let worker = lease.worker.clone();
         let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
-        let request = process_bundle(descriptor_id, state.cache_tokens(&worker.id));
+        let request = process_bundle(descriptor_id, lease.data_stream(), state.cache_tokens(&worker.id));
         let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
@@ -138,6 +139,7 @@ impl StageBundleFactory for StageBundles {
             biased;
             ending = self.run(&running, request, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
+            never = slow::report(&self.shared.config, &worker, &instruction, &self.spec.name) => match never {},
         };
         match ending {
             Ending::Done(mut answer) => {
@@ -178,9 +180,14 @@ fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
     counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
-fn process_bundle(descriptor_id: String, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
+fn process_bundle(
+    descriptor_id: String,
+    data_stream_id: String,
+    cache_tokens: Vec<CacheToken>,
+) -> ProcessBundleRequest {
     ProcessBundleRequest {
         process_bundle_descriptor_id: descriptor_id,
+        data_stream_id,
         // For an SDK that caches nothing they mean nothing. Python caches without having the capability
         // `beam:protocol:state_caching:v1`, so nothing is made of that.
         cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),

@@ -26,6 +26,8 @@ pub struct BridgeConfig {
     pub short_ids_timeout: Duration,
     /// How long a worker may take to say what it is doing.
     pub worker_status_timeout: Duration,
+    /// How long a bundle runs before the worker is asked what it is doing. It is asked again after twice the time.
+    pub slow_bundle: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
     pub max_start_failures: u32,
 }
@@ -41,6 +43,7 @@ impl Default for BridgeConfig {
             split_timeout: Duration::from_secs(60),
             short_ids_timeout: Duration::from_secs(60),
             worker_status_timeout: Duration::from_secs(5),
+            slow_bundle: Duration::from_secs(300),
             max_start_failures: 4,
         }
     }

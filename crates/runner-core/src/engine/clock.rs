@@ -15,6 +15,8 @@ enum Waiter {
     Residual(u64),
     /// A node with triggers or timers.
     Node(NodeId),
+    /// A stage that gets nothing more, for its next turn of processing-time timers.
+    LastTurn(NodeId),
 }
 
 /// Both clocks of a job: that of the machine, by which residuals come back, and the pipeline's own, by which
@@ -81,6 +83,16 @@ impl<B> Clock<B> {
         }
     }
 
+    /// The machine's clock.
+    pub(super) fn wall(&self) -> ProcessingTime {
+        self.wall
+    }
+
+    /// A stage waits for this time of the machine's clock.
+    pub(super) fn stage_waits(&mut self, stage: NodeId, until: ProcessingTime) {
+        self.queue.insert((until, Waiter::LastTurn(stage)));
+    }
+
     /// A TestStream says that time goes on.
     pub(super) fn advance_test(&mut self, millis: i64) {
         if let PipelineClock::Test(now) = &mut self.pipeline {
@@ -114,7 +126,7 @@ impl<B> Clock<B> {
 
     fn is_due(&self, at: ProcessingTime, waiter: Waiter) -> bool {
         match waiter {
-            Waiter::Residual(_) => at <= self.wall,
+            Waiter::Residual(_) | Waiter::LastTurn(_) => at <= self.wall,
             Waiter::Node(_) => at <= self.now(),
         }
     }
@@ -132,6 +144,7 @@ impl<B> Clock<B> {
                     self.nodes.remove(&node);
                     nodes.push(node);
                 }
+                Waiter::LastTurn(stage) => nodes.push(stage),
                 Waiter::Residual(id) => residuals.extend(self.residuals.remove(&id)),
             }
         }
@@ -141,7 +154,7 @@ impl<B> Clock<B> {
     /// When the machine's clock has to be looked at again, if that is sooner than what has been asked for.
     fn wake(&mut self) -> Option<ProcessingTime> {
         let by_wall = |waiter: &Waiter| match waiter {
-            Waiter::Residual(_) => true,
+            Waiter::Residual(_) | Waiter::LastTurn(_) => true,
             Waiter::Node(_) => self.pipeline == PipelineClock::Wall,
         };
         let next = self.queue.iter().find(|(_, waiter)| by_wall(waiter)).map(|(at, _)| *at)?;
@@ -184,7 +197,7 @@ impl<B: Clone> Engine<B> {
     /// All residuals come back at once: nobody waits for their time any more.
     pub(super) fn hurry_residuals(&mut self) {
         let clock = &mut self.clock;
-        clock.queue.retain(|(_, waiter)| matches!(waiter, Waiter::Node(_)));
+        clock.queue.retain(|(_, waiter)| !matches!(waiter, Waiter::Residual(_)));
         let mut residuals: Vec<_> = clock.residuals.drain().collect();
         residuals.sort_by_key(|(id, _)| *id);
         for (_, (node, block)) in residuals {

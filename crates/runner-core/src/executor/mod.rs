@@ -63,6 +63,8 @@ pub struct Execution {
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
     pub clock: Clock,
+    /// How long after the end of a stage's input its processing-time timers may go on setting others.
+    pub last_timers: Duration,
 }
 
 /// What a user can ask of a running job. Later ones win over earlier ones.
@@ -91,6 +93,8 @@ pub struct Progress {
     pub metrics: Mutex<JobMetrics>,
     pub bundles_committed: AtomicU64,
     pub bundles_failed: AtomicU64,
+    /// What the author of the job is to be told when it has ended.
+    pub warnings: Mutex<Vec<String>>,
 }
 
 impl Progress {
@@ -112,7 +116,7 @@ pub async fn run(execution: Execution) -> Outcome {
     let (reports, inbox) = mpsc::channel(EVENT_QUEUE);
     let plan = execution.plan.clone();
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
-    let engine = Engine::new(plan.clone(), slots, execution.policy);
+    let engine = Engine::new(plan.clone(), slots, execution.policy).with_last_timers(execution.last_timers);
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
@@ -307,6 +311,7 @@ impl Job {
                     self.side_input(collection, |side_input| side_input.advance(watermark))
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+                EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
                 EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
@@ -344,6 +349,20 @@ impl Job {
         {
             store.expire(|window| late::has_expired(keyed, window, watermark));
         }
+    }
+
+    fn timers_dropped(&self, node: NodeId, count: usize) {
+        let plan = &self.execution.plan;
+        let Node::Stage(stage) = &plan.nodes[node.0] else { return };
+        let transform = stage.keyed.as_ref().map_or(&stage.source, |keyed| &keyed.transform);
+        let name = plan.transform_names.get(transform).unwrap_or(&stage.spec.name);
+        let after = self.execution.last_timers.as_secs();
+        let warning = format!(
+            "{count} processing-time timers of {name} were left out: the job was drained, and they went on being \
+             set {after} s after the end of their input"
+        );
+        tracing::warn!("{warning}");
+        self.execution.progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
     }
 
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {

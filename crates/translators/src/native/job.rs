@@ -105,6 +105,7 @@ async fn execute(
         progress: progress.clone(),
         wish,
         clock: Clock::Machine,
+        last_timers: settings.last_timers,
     };
     let outcome = run(execution).await;
     workers.close().await;
@@ -113,6 +114,9 @@ async fn execute(
 }
 
 fn report(progress: &Progress, listener: &dyn JobListener) {
+    for warning in progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        listener.message(Importance::Warning, warning);
+    }
     let committed = progress.bundles_committed.load(Ordering::Relaxed);
     let failed = progress.bundles_failed.load(Ordering::Relaxed);
     let text = format!("{committed} bundles committed, {failed} attempts failed");
