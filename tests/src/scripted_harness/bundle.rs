@@ -71,6 +71,8 @@ pub(super) struct Execution<'a> {
     embedded: Elements,
     /// The element that it is at is to leave undone what it can.
     asked_to_stop: bool,
+    /// What was kept of elements that were cut.
+    primaries: Vec<BundleApplication>,
 }
 
 impl<'a> Execution<'a> {
@@ -102,6 +104,7 @@ impl<'a> Execution<'a> {
             response: ProcessBundleResponse::default(),
             embedded: Elements::default(),
             asked_to_stop: false,
+            primaries: Vec::new(),
         })
     }
 
@@ -160,16 +163,18 @@ impl<'a> Execution<'a> {
         }
     }
 
-    /// Has `work` process an element that is to leave undone what it can; also returns what that was.
+    /// Has `work` process an element that is to leave undone what it can; also returns what that was, and what it has
+    /// kept.
     pub(super) fn stopping<T>(
         &mut self,
         work: impl FnOnce(&mut Self) -> T,
-    ) -> (T, Vec<DelayedBundleApplication>) {
+    ) -> (T, Vec<DelayedBundleApplication>, Vec<BundleApplication>) {
         let before = std::mem::take(&mut self.response.residual_roots);
         self.asked_to_stop = true;
         let done = work(self);
         self.asked_to_stop = false;
-        (done, std::mem::replace(&mut self.response.residual_roots, before))
+        let undone = std::mem::replace(&mut self.response.residual_roots, before);
+        (done, undone, std::mem::take(&mut self.primaries))
     }
 
     pub(super) fn fire(&mut self, timers: &elements::Timers) -> Result<(), String> {
@@ -284,6 +289,7 @@ impl<'a> Execution<'a> {
             emitted: Vec::new(),
             requires_finalization: &mut self.response.requires_finalization,
             residuals: &mut self.response.residual_roots,
+            primaries: &mut self.primaries,
             timers,
         };
         function(&mut call)?;

@@ -22,6 +22,7 @@ pub struct Call<'a> {
     pub(super) emitted: Vec<(Option<String>, Element)>,
     pub(super) requires_finalization: &'a mut bool,
     pub(super) residuals: &'a mut Vec<DelayedBundleApplication>,
+    pub(super) primaries: &'a mut Vec<BundleApplication>,
     pub(super) timers: &'a mut TimerFamilies,
 }
 
@@ -151,6 +152,20 @@ impl Call<'_> {
         self.residuals.push(DelayedBundleApplication {
             application: Some(application),
             requested_time_delay: prost_types::Duration::try_from(delay).ok(),
+        });
+        Ok(())
+    }
+
+    /// Says what it keeps of an element that is cut because its bundle is split: the part (nested encoding) before the
+    /// rest that it leaves undone.
+    pub fn keep(&mut self, input_id: &str, part: &[u8]) -> Result<(), String> {
+        let mut element = Vec::new();
+        self.derived(part).write(&mut element)?;
+        self.primaries.push(BundleApplication {
+            transform_id: self.transform_id.to_owned(),
+            input_id: input_id.to_owned(),
+            element: element.into(),
+            ..Default::default()
         });
         Ok(())
     }

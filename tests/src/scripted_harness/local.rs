@@ -6,8 +6,8 @@ use std::sync::Arc;
 use beam_model::fn_execution::process_bundle_split_response::ChannelSplit;
 use beam_model::fn_execution::state_key::Type;
 use beam_model::fn_execution::{
-    DelayedBundleApplication, Elements, ProcessBundleDescriptor, ProcessBundleResponse, RemoteGrpcPort,
-    elements,
+    BundleApplication, DelayedBundleApplication, Elements, ProcessBundleDescriptor, ProcessBundleResponse,
+    RemoteGrpcPort, elements,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use bytes::Bytes;
@@ -48,6 +48,8 @@ impl StateAccess for State {
 /// What a bundle gave back while it ran.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LocalSplit {
+    /// What it keeps of an element that was cut, as far as the function says so.
+    pub primary_roots: Vec<BundleApplication>,
     pub residual_roots: Vec<DelayedBundleApplication>,
     pub channel: ChannelSplit,
 }
@@ -127,13 +129,13 @@ impl<'a> LocalBundle<'a> {
         }
         self.elements.truncate(first);
         let channel = self.channel(first, first);
-        Some(LocalSplit { residual_roots: Vec::new(), channel })
+        Some(LocalSplit { primary_roots: Vec::new(), residual_roots: Vec::new(), channel })
     }
 
     /// Processes a part of the next element and gives back the rest of it, with all elements after it. `None`: there
     /// is none to split, or it has come to its end and was the last.
     pub fn split_within(&mut self) -> Result<Option<LocalSplit>, String> {
-        let (taken, residual_roots) =
+        let (taken, residual_roots, primary_roots) =
             self.execution.stopping(|execution| match self.elements.get(self.begun) {
                 Some(element) => execution.take(&self.source, element.clone()).map(|()| true),
                 None => Ok(false),
@@ -148,7 +150,7 @@ impl<'a> LocalBundle<'a> {
         }
         self.elements.truncate(self.begun);
         let channel = self.channel(if whole { self.begun } else { self.begun - 1 }, self.begun);
-        Ok(Some(LocalSplit { residual_roots, channel }))
+        Ok(Some(LocalSplit { primary_roots, residual_roots, channel }))
     }
 
     /// So many elements are processed as a whole, and those from `first` on not at all.

@@ -14,10 +14,10 @@ use beam_model::fn_execution::instruction_request::Request as Instruction;
 use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
-    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
-    ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest,
-    log_entry,
+    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, HarnessMonitoringInfosResponse,
+    InstructionRequest, InstructionResponse, LogEntry, MonitoringInfosMetadataResponse,
+    ProcessBundleDescriptor, ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse,
+    StartWorkerRequest, log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -192,6 +192,14 @@ impl Worker {
             Some(Instruction::MonitoringInfos(request)) => {
                 let answer = self.meaning(request.monitoring_info_id);
                 self.answer(instruction_id, answer);
+            }
+            Some(Instruction::HarnessMonitoringInfos(_)) => {
+                let infos = self.shared.script.metrics_of_process();
+                let data = infos.map(|infos| self.names.shorten(infos.to_vec()));
+                let answer = data.map(|monitoring_data| {
+                    Answer::HarnessMonitoringInfos(HarnessMonitoringInfosResponse { monitoring_data })
+                });
+                self.answer(instruction_id, answer.ok_or("nobody counts here".to_owned()));
             }
             Some(Instruction::SampleData(request)) => {
                 let answer = Answer::SampleData(self.samples.take(&request.pcollection_ids));

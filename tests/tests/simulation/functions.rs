@@ -411,6 +411,10 @@ fn process(element: &[u8], call: &mut Call<'_>, chance: &Chance, most_delay: usi
     if stop == part.to {
         return Ok(());
     }
+    // What does not say what it keeps is split with its bundle's commit only.
+    if call.asked_to_stop() && !chance.one_in(4) {
+        call.keep("in", &part.sized(part.from, stop))?;
+    }
     let delay = if chance.one_in(2) { 0 } else { chance.below(most_delay) };
     let delay = Duration::from_millis(delay as u64);
     let reached = (call.timestamp().0 + stop as i64 * words::RECORD_STEP).min(GLOBAL_MAX);

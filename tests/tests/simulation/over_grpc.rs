@@ -72,6 +72,10 @@ impl StageBundleFactory for NotingStage {
         result.finalizer = result.finalizer.map(note);
         Ok(result)
     }
+
+    fn has_idle_worker(&self) -> bool {
+        self.0.has_idle_worker()
+    }
 }
 
 #[async_trait]

@@ -6,9 +6,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use beam_model::coders::varint;
 use beam_model::fn_execution::state_key::Type;
 use beam_model::fn_execution::{DelayedBundleApplication, Elements, ProcessBundleDescriptor, elements};
+use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
+use beam_model::urns::monitoring_info::monitoring_info_labels::TRANSFORM;
+use beam_model::urns::monitoring_info_specs::DATA_CHANNEL_READ_INDEX;
 use beamline_tests::scripted_harness::{BundleHost, LocalBundle, LocalSplit, Script};
 use bytes::Bytes;
 use runner_core::fault::Fault;
@@ -161,6 +165,7 @@ struct Run<'a> {
 impl Run<'_> {
     async fn process(&mut self, mut bundle: RemoteBundle, worker: &Worker) -> Result<BundleResult, Fault> {
         let shared = &self.stage.shared;
+        bundle.requests.begin();
         let [input] = &mut bundle.inputs[..] else {
             return Err(Fault::runner("a stage has one data source"));
         };
@@ -180,7 +185,7 @@ impl Run<'_> {
         loop {
             // Sometimes so long that it is asked to split.
             self.stage.pause(if shared.chance.one_in(8) { 500 } else { 5 }).await;
-            self.answer(&mut bundle.requests, &mut local)?;
+            self.answer(&mut bundle, &mut local)?;
             self.fail_at(local.progress().1)?;
             if !local.next().map_err(Fault::user)? {
                 break;
@@ -223,11 +228,15 @@ impl Run<'_> {
     }
 
     /// Answers what the bundle has been asked so far.
-    fn answer(&mut self, requests: &mut BundleRequests, local: &mut LocalBundle<'_>) -> Result<(), Fault> {
+    fn answer(&mut self, bundle: &mut RemoteBundle, local: &mut LocalBundle<'_>) -> Result<(), Fault> {
         let shared = &self.stage.shared;
-        while let Some(request) = futures::FutureExt::now_or_never(requests.next()).flatten() {
+        while let Some(request) = futures::FutureExt::now_or_never(bundle.requests.next()).flatten() {
             match request {
-                BundleRequest::Progress { reply } => drop(reply.send(Some(Vec::new()))),
+                BundleRequest::Progress { reply } => {
+                    let source = &bundle.inputs[0].transform_id;
+                    let infos = (!shared.chance.one_in(4)).then(|| read_index(source, local.progress().1));
+                    drop(reply.send(Some(infos.into_iter().collect())));
+                }
                 BundleRequest::Split { fraction_of_remainder, reply } => {
                     let (all, begun) = local.progress();
                     let kept = ((all - begun) as f64 * fraction_of_remainder).round() as usize;
@@ -237,10 +246,15 @@ impl Run<'_> {
                         _ => local.split_after(kept),
                     };
                     let split = split.map(bundle_split);
-                    if split.is_some() {
-                        shared.seen.count("split bundle");
+                    if let Some(split) = &split {
+                        match bundle.outputs.receive_split(split)? {
+                            SplitTaken::AtOnce => shared.seen.count("split at once"),
+                            SplitTaken::WithTheBundle => {
+                                shared.seen.count("split with its bundle");
+                                self.splits.push(split.clone());
+                            }
+                        }
                     }
-                    self.splits.extend(split.clone());
                     drop(reply.send(split));
                 }
             }
@@ -250,13 +264,31 @@ impl Run<'_> {
 }
 
 fn bundle_split(split: LocalSplit) -> BundleSplit {
-    let LocalSplit { residual_roots, channel } = split;
+    let LocalSplit { primary_roots, residual_roots, channel } = split;
     let channel = ChannelSplit {
         transform_id: channel.transform_id,
         last_primary_element: channel.last_primary_element,
         first_residual_element: channel.first_residual_element,
     };
-    BundleSplit { residuals: residual_roots.into_iter().map(residual).collect(), channels: vec![channel] }
+    let undelayed =
+        |application| DelayedBundleApplication { application: Some(application), requested_time_delay: None };
+    BundleSplit {
+        primaries: primary_roots.into_iter().map(undelayed).map(residual).collect(),
+        residuals: residual_roots.into_iter().map(residual).collect(),
+        channels: vec![channel],
+    }
+}
+
+/// Which element a bundle is at, of which so many were begun.
+fn read_index(source: &str, begun: usize) -> MonitoringInfo {
+    let mut payload = Vec::new();
+    varint::write_signed(&mut payload, i64::try_from(begun).unwrap() - 1);
+    MonitoringInfo {
+        urn: DATA_CHANNEL_READ_INDEX.to_owned(),
+        payload: payload.into(),
+        labels: BTreeMap::from([(TRANSFORM.to_owned(), source.to_owned())]),
+        ..Default::default()
+    }
 }
 
 fn residual(delayed: DelayedBundleApplication) -> Residual {

@@ -116,10 +116,15 @@ impl StageBundles {
 
 #[async_trait]
 impl StageBundleFactory for StageBundles {
+    fn has_idle_worker(&self) -> bool {
+        self.workers.has_idle()
+    }
+
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
         let RemoteBundle { instruction, inputs, timers, state, outputs, requests, side_inputs_version } =
             bundle;
-        let elements = counted(&inputs);
+        let elements =
+            inputs.iter().map(|input| (input.transform_id.clone(), input.elements.clone())).collect();
         let inputs = self.inputs(inputs)?;
         let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
@@ -127,13 +132,14 @@ impl StageBundleFactory for StageBundles {
         let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
         let request = process_bundle(descriptor_id, lease.data_stream(), state.cache_tokens(&worker.id));
-        let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs);
+        let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs.clone());
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
         let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
-        let mut questions = Questions::new(&worker, &instruction, elements, requests, &self.shared.config);
+        let config = &self.shared.config;
+        let mut questions = Questions::new(&worker, &instruction, elements, outputs, requests, config);
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
@@ -172,12 +178,6 @@ impl StageBundleFactory for StageBundles {
             Ending::WorkerGone => Err(worker.fault().await),
         }
     }
-}
-
-/// By data source, where the elements were counted.
-fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
-    let counted = inputs.iter().filter_map(|input| Some((&input.transform_id, input.elements?)));
-    counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
 }
 
 fn process_bundle(

@@ -10,6 +10,7 @@ mod groups;
 mod judge;
 mod model;
 mod plan;
+mod splits;
 mod work;
 mod world;
 
