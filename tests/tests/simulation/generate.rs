@@ -46,6 +46,14 @@ pub fn case(random: &mut Random) -> Case {
             }
         }
     }
+    if late {
+        // So that it matters.
+        let windowed = generator.assign(0);
+        match generator.random.below(3) {
+            0 => generator.stateful(windowed),
+            _ => generator.group(windowed),
+        }
+    }
     for _ in 0..2 + generator.random.below(8) {
         generator.any_step();
     }
@@ -118,7 +126,7 @@ impl Generator<'_> {
         let outputs = 1 + self.random.below(2);
         let mut watermarks = vec![0; outputs];
         let mut events = Vec::new();
-        for _ in 0..self.random.below(12) {
+        for _ in 0..self.random.below(if self.case.late { 30 } else { 12 }) {
             let output = self.random.below(outputs);
             let watermark = watermarks[output];
             events.push(match self.random.below(6) {
@@ -130,7 +138,7 @@ impl Generator<'_> {
                 _ => {
                     let elements = (0..1 + self.random.below(4)).map(|_| {
                         let late = self.case.late && self.random.one_in(3);
-                        let behind = if late { self.random.time(100) } else { 0 };
+                        let behind = if late { SPAN / 2 + self.random.time(SPAN) } else { 0 };
                         let time = self.time(watermark) - behind;
                         self.element(time)
                     });
