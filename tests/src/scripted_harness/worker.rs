@@ -280,10 +280,13 @@ impl Worker {
             Err(status) => return Some(Err(format!("no descriptor: {status}"))),
         };
         let disconnected = self.disconnected.clone();
+        let input = self.inputs.take(instruction)?;
+        let output = self.output.clone();
+        let send =
+            move |frame| output.blocking_send(frame).map_err(|_| "the data stream is closed".to_owned());
         let wires = Wires {
             instruction: instruction.to_owned(),
-            input: self.inputs.take(instruction)?,
-            output: self.output.clone(),
+            output: Box::new(send),
             state: self.state.clone(),
             running: running.clone(),
             samples: self.shared.script.keeps_samples().then(|| self.samples.clone()),
@@ -291,7 +294,7 @@ impl Worker {
         };
         let shared = self.shared.clone();
         let goes_wrong = fault.clone();
-        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires);
+        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires, input);
         let done = tokio::task::spawn_blocking(run).await;
         if self.disconnected.is_cancelled() {
             // The answer could still get out before the connections are broken.

@@ -225,7 +225,7 @@ impl<B: Clone> Engine<B> {
             }
             match node {
                 Node::Stage(stage) => {
-                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref()));
+                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref(), plan.streaming));
                 }
                 Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
                     collectors.insert(id, CollectorState::default());

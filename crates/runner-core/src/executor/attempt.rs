@@ -1,7 +1,7 @@
 //! One attempt of a bundle: inputs out to a worker, outputs and residuals back. Meanwhile what it gives back goes to
 //! the engine, and how far it is to the job's metrics.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -311,7 +311,7 @@ struct Outputs {
 
 #[derive(Default)]
 struct Written {
-    sinks: HashMap<String, Vec<Bytes>>,
+    sinks: BTreeMap<String, Vec<Bytes>>,
     timers: Vec<TimerBlock>,
 }
 

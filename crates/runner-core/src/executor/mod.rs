@@ -6,6 +6,7 @@
 
 mod attempt;
 mod await_side_inputs;
+mod clock;
 mod collectors;
 mod late;
 mod merging;
@@ -20,10 +21,10 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
-use beam_model::time::{EventTime, ProcessingTime};
+use beam_model::time::EventTime;
 use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -43,6 +44,7 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
 
@@ -64,6 +66,7 @@ pub struct Execution {
     pub progress: Arc<Progress>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    pub clock: Clock,
     /// How long after the end of a stage's input its processing-time timers may go on setting others.
     pub last_timers: Duration,
 }
@@ -155,6 +158,7 @@ pub async fn run(execution: Execution) -> Outcome {
         controls: HashMap::new(),
         inputs: HashMap::new(),
         wake: None,
+        began: Instant::now(),
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
@@ -230,6 +234,7 @@ struct Job {
     inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
+    began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
     /// Everything that runs for the job; ended when this is dropped.
@@ -254,18 +259,20 @@ impl Job {
             }
             let (wake, granted) = (self.wake, self.granted);
             next = tokio::select! {
-                report = inbox.recv() => report.map(|report| self.receive(report)),
-                Some(ended) = self.tasks.join_next() => broken_off(ended),
-                Some(_) = self.finalizers.join_next() => None,
+                // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
+                biased;
                 wish = wished(&mut wish, granted) => {
                     self.execution.workers.waited_for_others();
                     self.grant(wish)
                 }
+                Some(ended) = self.tasks.join_next() => broken_off(ended),
+                Some(_) = self.finalizers.join_next() => None,
                 () = at(wake) => {
                     self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
+                report = inbox.recv() => report.map(|report| self.receive(report)),
             };
         }
     }
@@ -319,7 +326,7 @@ impl Job {
 
     /// The outcome, if the job is over.
     fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
-        for action in self.engine.step(processing_time(), event) {
+        for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
                 EngineAction::Run {
@@ -357,7 +364,7 @@ impl Job {
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
         }
         let (blocks, bytes) = self.engine.waiting();
@@ -563,20 +570,6 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))
-}
-
-/// The time on this machine's clock.
-fn processing_time() -> ProcessingTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// When this machine's clock will show `at`.
-fn instant(at: ProcessingTime) -> Instant {
-    // The clock may be set, so nobody sleeps longer than this without looking at it again.
-    const LONGEST: u64 = 10_000;
-    let millis = at.millis().saturating_sub(processing_time().millis()).max(0).unsigned_abs().min(LONGEST);
-    Instant::now() + Duration::from_millis(millis)
 }
 
 async fn at(instant: Option<Instant>) {

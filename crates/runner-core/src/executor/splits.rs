@@ -8,6 +8,7 @@ use beam_model::time::EventTime;
 use bytes::Bytes;
 
 use super::attempt::residual_block;
+use super::collectors::{compute, size};
 use crate::engine::{Block, Helper, is_worth_splitting};
 use crate::fault::Fault;
 use crate::metrics::elements_done;
@@ -170,9 +171,9 @@ impl Input {
         let splits = || self.kept().map(|kept| kept.splits);
         let before = splits();
         let counted = self.clone();
-        let counted = tokio::task::spawn_blocking(move || counted.counts().map(|_| ())).await;
+        let counted = compute(size(&self.blocks), move || counted.counts().map(|_| ())).await;
         // What is malformed fails the bundle where it is read.
-        if !matches!(counted, Ok(Ok(()))) || !self.is_worth_splitting(&control, helper).await {
+        if counted.is_err() || !self.is_worth_splitting(&control, helper).await {
             return false;
         }
         control.split(fraction_of_remainder).await;

@@ -84,9 +84,10 @@ async fn execute_on(
     wish: watch::Receiver<Wish>,
 ) -> Job {
     let progress = Arc::new(Progress::default());
-    let last_timers = crate::engine::LAST_TIMERS;
+    let (clock, last_timers) = (Clock::Machine, crate::engine::LAST_TIMERS);
+    let progress_seen = progress.clone();
     let execution =
-        Execution { plan, workers, policy, inject, progress: progress.clone(), wish, last_timers };
+        Execution { plan, workers, policy, inject, progress: progress_seen, wish, last_timers, clock };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
     Job { outcome, progress }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use async_trait::async_trait;
 use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
 use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
-use runner_core::executor::{Execution, Progress, Wish, run};
+use runner_core::executor::{Clock, Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
 use tokio::sync::watch;
@@ -104,6 +104,7 @@ async fn execute(
         inject: settings.inject,
         progress: progress.clone(),
         wish,
+        clock: Clock::Machine,
         last_timers: settings.last_timers,
     };
     let outcome = run(execution).await;
