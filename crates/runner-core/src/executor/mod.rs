@@ -6,6 +6,7 @@
 
 mod attempt;
 mod await_side_inputs;
+mod clock;
 mod collectors;
 mod handed_out;
 mod late;
@@ -22,10 +23,10 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
-use beam_model::time::{EventTime, ProcessingTime};
+use beam_model::time::EventTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -33,6 +34,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
+use crate::meters::{Meters, WaitingShare};
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
@@ -45,6 +47,7 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
 
@@ -70,6 +73,7 @@ pub struct Execution {
     pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    pub clock: Clock,
     /// How long after the end of a stage's input its processing-time timers may go on setting others.
     pub last_timers: Duration,
 }
@@ -102,6 +106,8 @@ pub struct Progress {
     pub bundles_failed: AtomicU64,
     /// What the author of the job is to be told when it has ended.
     pub warnings: Mutex<Vec<String>>,
+    /// Of the server, to be counted in.
+    pub meters: Arc<Meters>,
 }
 
 impl Progress {
@@ -163,9 +169,11 @@ pub async fn run(execution: Execution) -> Outcome {
         controls: HashMap::new(),
         inputs: HashMap::new(),
         wake: None,
+        began: Instant::now(),
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
+        waiting: WaitingShare::new(execution.progress.meters.clone()),
         execution,
     };
     job.run(inbox).await
@@ -196,6 +204,8 @@ struct StageWorkers {
     drain: Option<Arc<dyn StageBundleFactory>>,
     /// Merges the windows of its state and timers; there if only the SDK can.
     merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl StageWorkers {
@@ -207,13 +217,18 @@ impl StageWorkers {
                 Merging::Never | Merging::Sessions => None,
                 Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
             }),
+            combine: stage.combines.iter().map(|combine| workers.stage(combine.spec.clone())).collect(),
         };
         plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
     fn of_bundle(&self, draining: bool) -> attempt::Workers {
         let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
+        attempt::Workers {
+            stage: drain.unwrap_or(&self.ordinary).clone(),
+            merge: self.merge.clone(),
+            combine: self.combine.clone(),
+        }
     }
 }
 
@@ -242,11 +257,13 @@ struct Job {
     inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
+    began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
+    waiting: WaitingShare,
 }
 
 impl Job {
@@ -265,14 +282,20 @@ impl Job {
             }
             let (wake, granted) = (self.wake, self.granted);
             next = tokio::select! {
-                report = inbox.recv() => report.map(|report| self.receive(report)),
+                // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
+                biased;
+                wish = wished(&mut wish, granted) => {
+                    self.execution.workers.waited_for_others();
+                    self.grant(wish)
+                }
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                wish = wished(&mut wish, granted) => self.grant(wish),
                 () = at(wake) => {
+                    self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
+                report = inbox.recv() => report.map(|report| self.receive(report)),
             };
         }
     }
@@ -288,7 +311,12 @@ impl Job {
 
     fn receive(&mut self, report: Report) -> EngineEvent<StoredBlock> {
         match report {
-            Report::Event(event) => event,
+            Report::Event(event) => {
+                if matches!(event, EngineEvent::TestStream(_)) {
+                    self.execution.workers.waited_for_others();
+                }
+                event
+            }
             Report::SideInput { collection, ready } => {
                 self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
@@ -313,6 +341,7 @@ impl Job {
                 metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
                 drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
+                self.execution.progress.meters.bundles.failed.add(1);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
             }
         }
@@ -320,7 +349,7 @@ impl Job {
 
     /// The outcome, if the job is over.
     fn step(&mut self, event: EngineEvent<StoredBlock>) -> Option<Outcome> {
-        for action in self.engine.step(processing_time(), event) {
+        for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
                 EngineAction::Run {
@@ -363,9 +392,11 @@ impl Job {
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
         }
+        let (blocks, bytes) = self.engine.waiting();
+        self.waiting.set(blocks, bytes);
         None
     }
 
@@ -488,6 +519,7 @@ impl Job {
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
+        self.execution.progress.meters.bundles.started.add(1);
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             let result = run.run(&workers).await;
@@ -544,6 +576,7 @@ impl Job {
             cache.commit();
         }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
+        self.execution.progress.meters.bundles.committed.add(1);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);
         self.execution.progress.metrics().bundle_committed(&infos);
         if let Some(finalizer) = finalizer {
@@ -575,6 +608,9 @@ impl Job {
 
 /// Has state of keys that nobody asks for make room for others.
 async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    if !store.is_limited() {
+        return Ok(());
+    }
     let mut watch = tokio::time::interval(ROOM_EVERY);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -592,20 +628,6 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> 
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))
-}
-
-/// The time on this machine's clock.
-fn processing_time() -> ProcessingTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// When this machine's clock will show `at`.
-fn instant(at: ProcessingTime) -> Instant {
-    // The clock may be set, so nobody sleeps longer than this without looking at it again.
-    const LONGEST: u64 = 10_000;
-    let millis = at.millis().saturating_sub(processing_time().millis()).max(0).unsigned_abs().min(LONGEST);
-    Instant::now() + Duration::from_millis(millis)
 }
 
 async fn at(instant: Option<Instant>) {

@@ -95,6 +95,7 @@ async fn execute_on(
         progress: progress.clone(),
         storage: storage.clone(),
         wish,
+        clock: Clock::Machine,
         last_timers: crate::engine::LAST_TIMERS,
     };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
