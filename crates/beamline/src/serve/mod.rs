@@ -97,8 +97,12 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());
-    let native = NativeConfig { sdk_worker_parallelism: config.sdk_worker_parallelism() };
-    let backend = Arc::new(NativeRunner::new(bridge.clone(), native));
+    let native = NativeConfig {
+        sdk_worker_parallelism: config.sdk_worker_parallelism(),
+        memory_limit: config.memory_limit(),
+        spill_dir: config.spill_dir(),
+    };
+    let backend = Arc::new(NativeRunner::new(bridge.clone(), native)?);
     let artifacts_dir = config.artifacts_dir();
     let jobs = JobServiceConfig {
         artifact_endpoint: ports.artifact_endpoint(),

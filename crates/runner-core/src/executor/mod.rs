@@ -8,8 +8,10 @@ mod attempt;
 mod await_side_inputs;
 mod clock;
 mod collectors;
+mod handed_out;
 mod late;
 mod merging;
+mod outputs;
 mod splits;
 mod state;
 mod test_stream;
@@ -25,10 +27,9 @@ use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
@@ -37,8 +38,10 @@ use crate::meters::{Meters, WaitingShare};
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
+    StoredBlock,
 };
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
@@ -52,6 +55,8 @@ use test_stream::Player;
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a bundle of unbounded input runs at a stretch, if it can be split.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether user state has to make room. Whoever asks for some makes room anyway.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// How often workers are asked for the metrics of their process; besides that, when the job ends.
 const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
 /// Results that may wait for the engine; who has more waits.
@@ -64,6 +69,8 @@ pub struct Execution {
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
+    /// Keeps what the job has made and not yet used.
+    pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
     pub clock: Clock,
@@ -120,7 +127,7 @@ enum Report {
     Attempt { bundle: BundleId, attempt: Attempt, result: attempt::Outcome },
     SideInput { collection: CollectionId, ready: Arc<SideInput> },
     LiveSideInput { collection: CollectionId, snapshot: Arc<Snapshot> },
-    Event(EngineEvent<Bytes>),
+    Event(EngineEvent<StoredBlock>),
 }
 
 /// Runs a job to its end. Bundles still running then are given up; the workers are the caller's to close.
@@ -140,13 +147,17 @@ pub async fn run(execution: Execution) -> Outcome {
         }
     });
     let player =
-        Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
-            tasks.spawn(play);
-            player
-        });
+        Player::new(plan.clone(), execution.workers.clone(), execution.storage.clone(), reports.clone());
+    let player = player.map(|(player, play)| {
+        tasks.spawn(play);
+        player
+    });
+    let iterables = Arc::new(Iterables::default());
+    let (progress, storage) = (execution.progress.clone(), execution.storage.clone());
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone(), execution.progress.clone()),
+        collectors: Collectors::new(reports.clone(), progress, storage, iterables.clone()),
+        iterables,
         engine,
         reports,
         stages,
@@ -166,6 +177,16 @@ pub async fn run(execution: Execution) -> Outcome {
         execution,
     };
     job.run(inbox).await
+}
+
+/// So few bytes are dealt with where they are; handing them to another thread costs more.
+const INLINE_BYTES: u64 = 64 << 10;
+
+/// Whether taking in so many bytes, or reading them, may keep a thread for long: there are many of them, or they may have to go
+/// to a disk or come from one.
+fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
+    let budget = storage.budget();
+    bytes > INLINE_BYTES || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit()
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
@@ -213,7 +234,7 @@ impl StageWorkers {
 
 struct Job {
     execution: Execution,
-    engine: Engine<Bytes>,
+    engine: Engine<StoredBlock>,
     /// There if the pipeline has a TestStream.
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
@@ -226,6 +247,8 @@ struct Job {
     /// What workers know of it.
     caches: HashMap<NodeId, Arc<UserStateCaches>>,
     collectors: Collectors,
+    /// Values of groups that stay here until workers ask for them.
+    iterables: Arc<Iterables>,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
     /// How to ask running bundles something.
@@ -245,7 +268,7 @@ struct Job {
 
 impl Job {
     async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Outcome {
-        let impulse = elements::block(impulse_element());
+        let impulse = elements::block(StoredBlock::in_memory(impulse_element()));
         let mut next = Some(EngineEvent::Started { impulse });
         let mut wish = self.execution.wish.clone();
         loop {
@@ -277,7 +300,7 @@ impl Job {
         }
     }
 
-    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<Bytes>> {
+    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<StoredBlock>> {
         self.granted = wish;
         match wish {
             Wish::GoOn => None,
@@ -286,7 +309,7 @@ impl Job {
         }
     }
 
-    fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
+    fn receive(&mut self, report: Report) -> EngineEvent<StoredBlock> {
         match report {
             Report::Event(event) => {
                 if matches!(event, EngineEvent::TestStream(_)) {
@@ -325,7 +348,7 @@ impl Job {
     }
 
     /// The outcome, if the job is over.
-    fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
+    fn step(&mut self, event: EngineEvent<StoredBlock>) -> Option<Outcome> {
         for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
@@ -339,7 +362,12 @@ impl Job {
                     watermark,
                     draining,
                 } => {
-                    let input = splits::Input::new(self.execution.plan.clone(), node, blocks);
+                    let input = splits::Input::new(
+                        self.execution.plan.clone(),
+                        node,
+                        blocks,
+                        self.execution.storage.clone(),
+                    );
                     let content = Content { timers, partitions, watermark, draining };
                     self.run_bundle(node, bundle, attempt, Arc::new(input), content)
                 }
@@ -447,8 +475,14 @@ impl Job {
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
-            let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
-            Arc::new(self.states.entry(node).or_insert_with(store).begin())
+            let store = self.states.entry(node).or_insert_with(|| {
+                let storage = self.execution.storage.clone();
+                let store = Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone(), storage));
+                let room = keep_room(store.clone());
+                self.tasks.spawn(collectors::report_failure(self.reports.clone(), room));
+                store
+            });
+            Arc::new(store.begin())
         });
         // When windows merge their state is put together here, and workers do not learn of it.
         let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
@@ -464,12 +498,19 @@ impl Job {
         self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
         let run = attempt::Run {
             plan: plan.clone(),
+            storage: self.execution.storage.clone(),
             node,
             bundle,
             attempt,
             input,
             content,
-            state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
+            state: Arc::new(state::StageState {
+                side_inputs,
+                user,
+                cache: cache.clone(),
+                storage: self.execution.storage.clone(),
+                iterables: self.iterables.clone(),
+            }),
             inject: self.execution.inject,
             requests,
             control,
@@ -565,8 +606,22 @@ impl Job {
     }
 }
 
+/// Has state of keys that nobody asks for make room for others.
+async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    let mut watch = tokio::time::interval(ROOM_EVERY);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        watch.tick().await;
+        if store.has_to_make_room() {
+            let store = store.clone();
+            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
+            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
+        }
+    }
+}
+
 /// A task that panicked reports nothing, and the job would wait for it for ever.
-fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
+fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> {
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))

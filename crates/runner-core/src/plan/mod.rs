@@ -107,6 +107,13 @@ pub struct Collection {
     pub live: Option<LiveView>,
 }
 
+impl Collection {
+    /// Its elements are `KV<K, Iterable<V>>` of which the values may stay with the runner until workers ask for them.
+    pub fn has_state_backed_values(&self) -> bool {
+        matches!(&*self.element_coder, Coder::Kv(_, values) if matches!(**values, Coder::StateBackedIterable(_)))
+    }
+}
+
 /// Whether blocks of a collection may hold several elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grain {

@@ -158,6 +158,12 @@ pub trait OutputReceiver: Send + Sync {
     /// Timers that the bundle set or cleared, in the order in which it did. An error ends the bundle.
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault>;
 
+    /// Whether receiving so many bytes now may take long, e.g. because others have to be written to a disk first. That is to be
+    /// done where it holds up nobody but the bundle's worker.
+    fn may_wait(&self, _bytes: u64) -> bool {
+        false
+    }
+
     /// The worker has given back a part of the bundle. An error ends the bundle. Splits come in their order, and all
     /// of them before [`StageBundleFactory::process`] returns a result.
     fn receive_split(&self, _split: &BundleSplit) -> Result<SplitTaken, Fault> {
