@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Call, FiredTimer, SplitAnswer, SplitCall};
+use beam_model::pipeline::MonitoringInfo;
+
+use super::{Call, Emitter, FiredTimer, SplitAnswer, SplitCall};
 
 /// A user's function: gets an element's value (nested encoding), emits and asks through the [`Call`].
 /// An error fails the bundle with its text.
@@ -14,6 +16,9 @@ pub(super) type DoFn = dyn Fn(&[u8], &mut Call<'_>) -> Result<(), String> + Send
 /// windows, with its key as the value.
 pub(super) type OnTimer = dyn Fn(&FiredTimer, &mut Call<'_>) -> Result<(), String> + Send + Sync;
 
+/// A user's function that costs nothing but its own work: see [`Script::lean_fn`].
+pub(super) type LeanFn = dyn Fn(&[u8], &mut Emitter<'_>) -> Result<(), String> + Send + Sync;
+
 /// What a worker answers when it is to split a bundle.
 pub(super) type OnSplit = dyn Fn(&SplitCall) -> SplitAnswer + Send + Sync;
 
@@ -22,11 +27,13 @@ pub(super) type OnSplit = dyn Fn(&SplitCall) -> SplitAnswer + Send + Sync;
 #[derive(Clone, Default)]
 pub struct Script {
     do_fns: BTreeMap<String, Arc<DoFn>>,
+    lean_fns: BTreeMap<String, Arc<LeanFn>>,
     on_timers: BTreeMap<String, Arc<OnTimer>>,
     on_split: Option<Arc<OnSplit>>,
     bundle_faults: BTreeMap<usize, BundleFault>,
     start_faults: BTreeMap<usize, StartFault>,
     short_ids: Option<ShortIds>,
+    process_metrics: Option<Vec<MonitoringInfo>>,
     samples: bool,
 }
 
@@ -96,6 +103,16 @@ impl Script {
         self
     }
 
+    /// Has `function` run for ParDos whose `do_fn` has this URN, each alone in its stage, with at most one output and
+    /// no state, side inputs or timers. Such a bundle never goes wrong on purpose; it is for measuring runners.
+    pub fn lean_fn<F>(mut self, urn: &str, function: F) -> Self
+    where
+        F: Fn(&[u8], &mut Emitter<'_>) -> Result<(), String> + Send + Sync + 'static,
+    {
+        self.lean_fns.insert(urn.to_owned(), Arc::new(function));
+        self
+    }
+
     /// Has `function` run for each timer that fires in a ParDo whose `do_fn` has this URN.
     pub fn on_timer<F>(mut self, urn: &str, function: F) -> Self
     where
@@ -146,12 +163,26 @@ impl Script {
         self
     }
 
+    /// Has workers tell these metrics of their process, by short ids, when they are asked.
+    pub fn process_metrics(mut self, infos: Vec<MonitoringInfo>) -> Self {
+        self.process_metrics = Some(infos);
+        self
+    }
+
+    pub(super) fn metrics_of_process(&self) -> Option<&[MonitoringInfo]> {
+        self.process_metrics.as_deref()
+    }
+
     pub(super) fn uses_short_ids(&self) -> Option<ShortIds> {
         self.short_ids
     }
 
     pub(super) fn function(&self, urn: &str) -> Option<&Arc<DoFn>> {
         self.do_fns.get(urn)
+    }
+
+    pub(super) fn lean_function(&self, urn: &str) -> Option<&LeanFn> {
+        self.lean_fns.get(urn).map(Arc::as_ref)
     }
 
     pub(super) fn timer_function(&self, urn: &str) -> Option<&Arc<OnTimer>> {

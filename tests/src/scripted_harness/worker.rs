@@ -14,10 +14,10 @@ use beam_model::fn_execution::instruction_request::Request as Instruction;
 use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
-    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
-    ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest,
-    log_entry,
+    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, HarnessMonitoringInfosResponse,
+    InstructionRequest, InstructionResponse, LogEntry, MonitoringInfosMetadataResponse,
+    ProcessBundleDescriptor, ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse,
+    StartWorkerRequest, log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -36,6 +36,10 @@ use super::script::{BundleFault, ShortIds};
 use super::short_ids::Names;
 use super::split::{RunningBundle, SplitAnswer};
 use super::state::StateClient;
+
+/// As wide as the SDKs' own: a data stream is not to wait for round trips.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
 
 /// What the bundles of a worker share.
 struct Worker {
@@ -193,6 +197,14 @@ impl Worker {
                 let answer = self.meaning(request.monitoring_info_id);
                 self.answer(instruction_id, answer);
             }
+            Some(Instruction::HarnessMonitoringInfos(_)) => {
+                let infos = self.shared.script.metrics_of_process();
+                let data = infos.map(|infos| self.names.shorten(infos.to_vec()));
+                let answer = data.map(|monitoring_data| {
+                    Answer::HarnessMonitoringInfos(HarnessMonitoringInfosResponse { monitoring_data })
+                });
+                self.answer(instruction_id, answer.ok_or("nobody counts here".to_owned()));
+            }
             Some(Instruction::SampleData(request)) => {
                 let answer = Answer::SampleData(self.samples.take(&request.pcollection_ids));
                 self.answer(instruction_id, Ok(answer));
@@ -345,7 +357,10 @@ async fn connect(
     endpoint: Option<ApiServiceDescriptor>,
 ) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
     let url = endpoint.ok_or("StartWorker names too few endpoints")?.url;
-    let endpoint = Endpoint::from_str(&format!("http://{url}"))?.tcp_nodelay(true);
+    let endpoint = Endpoint::from_str(&format!("http://{url}"))?
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
     Ok(endpoint.connect_timeout(Duration::from_secs(10)).connect().await?)
 }
 

@@ -2,6 +2,7 @@
 
 mod ask;
 mod descriptor;
+mod harness_metrics;
 mod sampled;
 mod short_ids;
 
@@ -22,6 +23,7 @@ use crate::server::Shared;
 use crate::worker::{OutboxStream, WorkerSession};
 
 pub(crate) use ask::{NoAnswer, ask};
+pub(crate) use harness_metrics::harness_monitoring_infos;
 pub(crate) use short_ids::{ShortIds, monitoring_infos};
 
 pub(crate) struct ControlService {

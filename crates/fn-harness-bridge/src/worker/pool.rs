@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use beam_model::urns::standard_protocols::NAMED_DATA_STREAMS;
+use beam_model::urns::standard_protocols::{HARNESS_MONITORING_INFOS, NAMED_DATA_STREAMS};
 use runner_core::fault::{Fault, Retry};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -198,6 +198,23 @@ impl EnvironmentWorkers {
     pub(crate) fn parallelism(&self) -> usize {
         let each = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
         self.most.saturating_mul(each.min(MOST_BUNDLES_WORTHWHILE))
+    }
+
+    /// Whether a worker is there that could take a bundle at once.
+    pub(crate) fn has_idle(&self) -> bool {
+        let full = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
+        let lent = self.lent();
+        lent.workers.iter().any(|(worker, bundles)| !worker.is_gone() && bundles.0.len() < full)
+    }
+
+    /// The workers that can be asked for the metrics of their process.
+    pub(crate) fn with_own_metrics(&self) -> Vec<Arc<WorkerSession>> {
+        if !self.environment.can(HARNESS_MONITORING_INFOS) {
+            return Vec::new();
+        }
+        let lent = self.lent();
+        let workers = lent.workers.iter().map(|(worker, _)| worker);
+        workers.filter(|worker| !worker.is_gone()).cloned().collect()
     }
 
     fn closed(&self) -> Fault {

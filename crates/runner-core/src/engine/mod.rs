@@ -15,6 +15,7 @@ mod last_turns;
 mod policy;
 mod quiescence;
 mod side_inputs;
+mod splits;
 mod stage;
 mod test_stream;
 mod timers;
@@ -40,6 +41,7 @@ use collector::CollectorState;
 pub use last_turns::LAST_TIMERS;
 pub use policy::BundlePolicy;
 use policy::Pools;
+pub use splits::{Helper, is_worth_splitting};
 use stage::StageState;
 use test_stream::TestStreamState;
 pub use test_stream::TestStreamStep;
@@ -85,6 +87,20 @@ pub enum EngineEvent<B> {
         bundle: BundleId,
         attempt: Attempt,
         fault: Fault,
+    },
+    /// A running attempt works on `kept` alone from now on, which is not nothing and does all that it was to do but for what is
+    /// `given_back` to be done by others, now or after a delay in processing time.
+    BundleSplit {
+        bundle: BundleId,
+        attempt: Attempt,
+        kept: Vec<Block<B>>,
+        given_back: Vec<(Block<B>, Duration)>,
+    },
+    /// The oldest unanswered [`EngineAction::Split`] of the attempt has led to a `BundleSplit`, or will not.
+    SplitAnswered {
+        bundle: BundleId,
+        attempt: Attempt,
+        is_split: bool,
     },
     /// What a GroupByKey, or elements that waited for side inputs, give out. `done` if that is all that the oldest unanswered
     /// [`EngineAction::Collect`] or [`EngineAction::Advance`] has led to.
@@ -134,6 +150,9 @@ pub enum EngineAction<B> {
     Commit { bundle: BundleId, attempt: Attempt },
     /// A running bundle is to leave undone what it has not begun.
     Checkpoint { bundle: BundleId },
+    /// Workers have nothing to do: a running bundle is to keep so much of what is left to it (0 to 1), and to give
+    /// back the rest. Answer with `SplitAnswered`, after a `BundleSplit` if it does.
+    Split { bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64 },
     /// Add elements to a GroupByKey, or to those that wait for side inputs: answer with `Collected`.
     Collect { node: NodeId, blocks: Vec<Block<B>>, now: ProcessingTime },
     /// The watermark of such a node's input is here, or something that it looks at has changed: answer with
@@ -266,11 +285,20 @@ impl<B: Clone> Engine<B> {
         }
         if !self.ended {
             self.start_bundles();
+            self.ask_for_splits();
             self.go_on_with_test_stream();
             self.ask_to_be_woken();
             self.check_end();
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// How many blocks wait before stages, and how many bytes they have.
+    pub fn waiting(&self) -> (u64, u64) {
+        let stages = self.stages.values();
+        stages.fold((0, 0), |(blocks, bytes), stage| {
+            (blocks + stage.waiting() as u64, bytes + stage.pending_bytes)
+        })
     }
 
     /// Bundles running now.
@@ -286,6 +314,12 @@ impl<B: Clone> Engine<B> {
             }
             EngineEvent::BundleFailed { bundle, attempt, fault } => {
                 self.bundle_failed(bundle, attempt, fault)
+            }
+            EngineEvent::BundleSplit { bundle, attempt, kept, given_back } => {
+                self.bundle_split(bundle, attempt, kept, given_back)
+            }
+            EngineEvent::SplitAnswered { bundle, attempt, is_split } => {
+                self.split_answered(bundle, attempt, is_split)
             }
             EngineEvent::Collected { node, blocks, done } => self.collected(node, blocks, done),
             EngineEvent::SideInputReady { collection } => self.side_input_ready(collection),

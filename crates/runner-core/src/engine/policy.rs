@@ -119,6 +119,9 @@ impl<B: Clone> Engine<B> {
         if let Some(timers) = stage.take_timers(now, policy == BundlePolicy::EachBlock) {
             return Some(timers);
         }
+        if let Some(blocks) = stage.take_split_off() {
+            return Some(Content { blocks, timers: Vec::new(), partitions: Vec::new() });
+        }
         if stage.waiting() == 0 {
             return None;
         }

@@ -15,6 +15,8 @@ use crate::plan::{KeyedStage, TimerKind};
 
 pub(super) struct StageState<B> {
     queue: Queue<B>,
+    /// What running bundles have given back, each as one bundle to be.
+    split_off: VecDeque<Vec<Block<B>>>,
     pub(super) pending_bytes: u64,
     pub(super) in_flight: usize,
     /// Side inputs that are not complete, of those that the stage needs whole.
@@ -72,6 +74,7 @@ impl<B> StageState<B> {
         };
         Self {
             queue,
+            split_off: VecDeque::new(),
             pending_bytes: 0,
             in_flight: 0,
             side_inputs_missing: side_inputs,
@@ -106,12 +109,36 @@ impl<B> StageState<B> {
         }
     }
 
+    /// A running bundle works on other blocks from now on.
+    pub(super) fn replace_running(&mut self, before: &[Block<B>], now: &[Block<B>]) {
+        now.iter().for_each(|block| self.holds.add(block.hold));
+        before.iter().for_each(|block| self.holds.release(block.hold));
+    }
+
+    /// Takes in what a running bundle gave back. It does not wait for other input to make a bundle.
+    pub(super) fn push_split_off(&mut self, blocks: Vec<Block<B>>) {
+        blocks.iter().for_each(|block| self.holds.add(block.hold));
+        self.pending_bytes += blocks.iter().map(|block| block.bytes).sum::<u64>();
+        if !blocks.is_empty() {
+            self.split_off.push_back(blocks);
+        }
+    }
+
+    /// The oldest of what running bundles gave back.
+    pub(super) fn take_split_off(&mut self) -> Option<Vec<Block<B>>> {
+        let blocks = self.split_off.pop_front()?;
+        self.pending_bytes -= blocks.iter().map(|block| block.bytes).sum::<u64>();
+        Some(blocks)
+    }
+
     /// How many blocks wait.
     pub(super) fn waiting(&self) -> usize {
-        match &self.queue {
-            Queue::Plain(queue) => queue.len(),
-            Queue::Keyed(queue) => queue.pending.values().map(VecDeque::len).sum(),
-        }
+        let split_off: usize = self.split_off.iter().map(Vec::len).sum();
+        split_off
+            + match &self.queue {
+                Queue::Plain(queue) => queue.len(),
+                Queue::Keyed(queue) => queue.pending.values().map(VecDeque::len).sum(),
+            }
     }
 
     /// Whether no more input will come, residuals aside.

@@ -9,6 +9,7 @@ mod await_side_inputs;
 mod collectors;
 mod late;
 mod merging;
+mod splits;
 mod state;
 mod test_stream;
 mod timers;
@@ -31,6 +32,7 @@ use tokio::time::Instant;
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
+use crate::meters::{Meters, WaitingShare};
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
@@ -48,6 +50,8 @@ use test_stream::Player;
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a bundle of unbounded input runs at a stretch, if it can be split.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often workers are asked for the metrics of their process; besides that, when the job ends.
+const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -92,11 +96,19 @@ pub struct Progress {
     pub bundles_failed: AtomicU64,
     /// What the author of the job is to be told when it has ended.
     pub warnings: Mutex<Vec<String>>,
+    /// Of the server, to be counted in.
+    pub meters: Arc<Meters>,
 }
 
 impl Progress {
     fn metrics(&self) -> std::sync::MutexGuard<'_, JobMetrics> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask_workers(&self, workers: &dyn JobBundleFactory) {
+        for (worker, infos) in workers.worker_metrics().await {
+            self.metrics().worker_reported(worker, infos);
+        }
     }
 }
 
@@ -117,6 +129,13 @@ pub async fn run(execution: Execution) -> Outcome {
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
+    let (workers, progress) = (execution.workers.clone(), execution.progress.clone());
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(WORKER_METRICS_EVERY).await;
+            progress.ask_workers(workers.as_ref()).await;
+        }
+    });
     let player =
         Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
             tasks.spawn(play);
@@ -134,10 +153,12 @@ pub async fn run(execution: Execution) -> Outcome {
         caches: HashMap::new(),
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
+        inputs: HashMap::new(),
         wake: None,
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
+        waiting: WaitingShare::new(execution.progress.meters.clone()),
         execution,
     };
     job.run(inbox).await
@@ -203,8 +224,10 @@ struct Job {
     collectors: Collectors,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
-    /// How to ask those bundles something that read restrictions.
+    /// How to ask running bundles something.
     controls: HashMap<BundleId, BundleControl>,
+    /// What they are to process, and on whom.
+    inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
     /// The last wish that the engine has been told.
@@ -212,6 +235,7 @@ struct Job {
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
+    waiting: WaitingShare,
 }
 
 impl Job {
@@ -225,6 +249,7 @@ impl Job {
             {
                 self.tasks.abort_all();
                 self.finish_finalizers().await;
+                self.last_worker_metrics(&outcome).await;
                 return outcome;
             }
             let (wake, granted) = (self.wake, self.granted);
@@ -232,8 +257,12 @@ impl Job {
                 report = inbox.recv() => report.map(|report| self.receive(report)),
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                wish = wished(&mut wish, granted) => self.grant(wish),
+                wish = wished(&mut wish, granted) => {
+                    self.execution.workers.waited_for_others();
+                    self.grant(wish)
+                }
                 () = at(wake) => {
+                    self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
@@ -252,7 +281,12 @@ impl Job {
 
     fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
         match report {
-            Report::Event(event) => event,
+            Report::Event(event) => {
+                if matches!(event, EngineEvent::TestStream(_)) {
+                    self.execution.workers.waited_for_others();
+                }
+                event
+            }
             Report::SideInput { collection, ready } => {
                 self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
@@ -263,6 +297,7 @@ impl Job {
                 EngineEvent::SideInputUpdated { collection }
             }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
+                self.execution.progress.metrics().attempt_over(bundle.0);
                 let attempt::Done { outputs, residuals, timers, state, cache, result } = done;
                 let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
                 self.uncommitted.insert((bundle, attempt), Uncommitted { infos, finalizer, state, cache });
@@ -270,8 +305,13 @@ impl Job {
             }
             Report::Attempt { bundle, attempt, result: Err((fault, infos)) } => {
                 let infos = with_user_names(infos, &self.execution.plan.transform_names);
-                self.execution.progress.metrics().bundle_failed(&infos);
+                let mut metrics = self.execution.progress.metrics();
+                // A worker that is lost does not say what it has done at last.
+                let before = metrics.attempt_over(bundle.0);
+                metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
+                drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
+                self.execution.progress.meters.bundles.failed.add(1);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
             }
         }
@@ -292,11 +332,15 @@ impl Job {
                     watermark,
                     draining,
                 } => {
-                    let content = Content { blocks, timers, partitions, watermark, draining };
-                    self.run_bundle(node, bundle, attempt, content)
+                    let input = splits::Input::new(self.execution.plan.clone(), node, blocks);
+                    let content = Content { timers, partitions, watermark, draining };
+                    self.run_bundle(node, bundle, attempt, Arc::new(input), content)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
+                EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
+                    self.split(bundle, attempt, fraction_of_remainder)
+                }
                 EngineAction::Collect { node, blocks, now } => self.collector(node, What::Add(blocks, now)),
                 EngineAction::Advance { node, watermark, now } => {
                     self.collector(node, What::Advance(watermark, now))
@@ -316,6 +360,8 @@ impl Job {
                 EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
             }
         }
+        let (blocks, bytes) = self.engine.waiting();
+        self.waiting.set(blocks, bytes);
         None
     }
 
@@ -379,7 +425,14 @@ impl Job {
             .reduce(u64::wrapping_add)
     }
 
-    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, mut content: Content) {
+    fn run_bundle(
+        &mut self,
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        input: Arc<splits::Input>,
+        mut content: Content,
+    ) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
         let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
@@ -398,20 +451,27 @@ impl Job {
         });
         let (control, requests) = BundleRequests::channel();
         if plan.streaming && stage.restriction_reader.is_some() {
-            self.checkpoint_regularly(bundle, control);
+            self.checkpoint_regularly(control.clone());
         }
+        self.controls.insert(bundle, control.clone());
+        self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
         let run = attempt::Run {
             plan: plan.clone(),
             node,
             bundle,
             attempt,
+            input,
             content,
             state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
             inject: self.execution.inject,
             requests,
+            control,
+            progress: self.execution.progress.clone(),
+            reports: self.reports.clone(),
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
+        self.execution.progress.meters.bundles.started.add(1);
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             let result = run.run(&workers).await;
@@ -423,8 +483,7 @@ impl Job {
     }
 
     /// What reads restrictions may never end by itself, and nothing of it is seen before it has.
-    fn checkpoint_regularly(&mut self, bundle: BundleId, control: BundleControl) {
-        self.controls.insert(bundle, control.clone());
+    fn checkpoint_regularly(&mut self, control: BundleControl) {
         let mut watch = tokio::time::interval_at(Instant::now() + CHECKPOINT_EVERY, CHECKPOINT_EVERY);
         self.tasks.spawn(async move {
             while control.is_open() {
@@ -436,15 +495,30 @@ impl Job {
 
     /// Has a running bundle leave undone what it can.
     fn checkpoint(&mut self, bundle: BundleId) {
-        if let Some(control) = self.controls.get(&bundle).cloned() {
+        // What is bounded ends by itself.
+        let streaming = self.execution.plan.streaming;
+        if let Some(control) = self.controls.get(&bundle).filter(|_| streaming).cloned() {
             self.tasks.spawn(async move {
                 control.split(0.0).await;
             });
         }
     }
 
+    /// Asks a running bundle to share what is left to it.
+    fn split(&mut self, bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64) {
+        let Some(control) = self.controls.get(&bundle).cloned() else { return };
+        let Some((input, workers)) = self.inputs.get(&bundle).cloned() else { return };
+        let reports = self.reports.clone();
+        self.tasks.spawn(async move {
+            let is_split = input.ask(control, workers, fraction_of_remainder).await;
+            let event = EngineEvent::SplitAnswered { bundle, attempt, is_split };
+            let _ = reports.send(Report::Event(event)).await;
+        });
+    }
+
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
         self.controls.remove(&bundle);
+        self.inputs.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
         let Uncommitted { infos, finalizer, state, cache } = uncommitted;
         if let Some(state) = state {
@@ -454,6 +528,7 @@ impl Job {
             cache.commit();
         }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
+        self.execution.progress.meters.bundles.committed.add(1);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);
         self.execution.progress.metrics().bundle_committed(&infos);
         if let Some(finalizer) = finalizer {
@@ -462,6 +537,16 @@ impl Job {
                     tracing::warn!(bundle = bundle.0, "a bundle's finalization callback failed: {fault}");
                 }
             });
+        }
+    }
+
+    /// Nobody waits for what a worker has to say whose bundle was called off.
+    async fn last_worker_metrics(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done | Outcome::Drained | Outcome::Failed(_) => {
+                self.execution.progress.ask_workers(self.execution.workers.as_ref()).await
+            }
+            Outcome::Cancelled => {}
         }
     }
 

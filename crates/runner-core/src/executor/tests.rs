@@ -2,6 +2,7 @@
 
 mod live_side_inputs;
 mod merging;
+mod splits;
 mod streaming;
 
 use std::collections::BTreeMap;

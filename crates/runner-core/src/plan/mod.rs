@@ -184,6 +184,14 @@ pub struct Stage {
     pub counted_elsewhere: Option<String>,
 }
 
+impl Stage {
+    /// Whether what a running bundle gives back may be processed before the bundle is committed, and what it keeps
+    /// be processed again by itself. See `engine::splits` for why not.
+    pub fn splits_at_once(&self, streaming: bool) -> bool {
+        self.keyed.is_none() && !(streaming && self.restriction_reader.is_some())
+    }
+}
+
 /// A side input as a worker asks for it.
 #[derive(Clone, Debug)]
 pub struct StageSideInput {

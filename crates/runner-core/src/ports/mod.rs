@@ -11,8 +11,8 @@ mod state;
 mod workers;
 
 pub use bundle::{
-    BundleInput, BundleResult, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle, Residual,
-    StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
+    BundleInput, BundleResult, ElementCount, Finalizer, JobBundleFactory, OutputReceiver, RemoteBundle,
+    Residual, SplitTaken, StageBundleFactory, StageSpec, TestStreamEvents, TimerBlock,
 };
 pub use bundle_request::{BundleControl, BundleRequest, BundleRequests, BundleSplit, ChannelSplit};
 pub use state::{CacheToken, StateHandler, StateKey, StatePage};

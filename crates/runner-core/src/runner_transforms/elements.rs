@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hasher};
+use std::ops::Range;
 
 use beam_model::coders::windowed_value::read_header;
 use beam_model::coders::{Coder, CoderError};
@@ -59,6 +60,32 @@ fn by_partition(
     }
     let shares = shares.into_iter();
     Ok(shares.map(|(partition, (data, hold))| Block { partition, hold, ..block(data.into()) }).collect())
+}
+
+/// How many elements each of these blocks has.
+pub fn counts(collection: &Collection, blocks: &[Block<Bytes>]) -> Result<Vec<usize>, Fault> {
+    let count = |block: &Block<Bytes>| {
+        Elements::new(collection, block.data.clone()).try_fold(0, |n, element| element.map(|_| n + 1))
+    };
+    blocks.iter().map(count).collect()
+}
+
+/// Some of the elements of a block, which has that many.
+pub fn part(
+    collection: &Collection,
+    block: &Block<Bytes>,
+    elements: Range<usize>,
+) -> Result<Block<Bytes>, Fault> {
+    let (mut start, mut end) = (0, 0);
+    for (n, element) in Elements::new(collection, block.data.clone()).take(elements.end).enumerate() {
+        end += element?.data.len();
+        if n + 1 == elements.start {
+            start = end;
+        }
+    }
+    let data = block.data.slice(start..end);
+    let hold = if collection.timed { earliest(collection, &data)? } else { block.hold };
+    Ok(Block { bytes: data.len() as u64, data, hold, ..*block })
 }
 
 /// The time of a block's earliest element, if the plan asks for it.

@@ -57,7 +57,7 @@ pub(super) fn start(
     config: &NativeConfig,
     invocation: JobInvocation,
 ) -> Arc<dyn PipelineResult> {
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(Progress { meters: bridge.meters().clone(), ..Progress::default() });
     let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
     let job = NativeJob { progress: progress.clone(), wish, outcome };

@@ -154,7 +154,7 @@ fn stage_ops() -> impl Strategy<Value = Vec<StageOp>> {
     prop::collection::vec(op, 1..40)
 }
 
-fn keyed() -> KeyedStage {
+pub(super) fn keyed() -> KeyedStage {
     let family = |kind: &TimerKind| TimerFamily {
         id: format!("{kind:?}"),
         kind: *kind,

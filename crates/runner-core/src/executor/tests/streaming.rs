@@ -8,7 +8,7 @@ use crate::plan::{KeyedStage, TestStreamEvent, TimerFamily, TimerKind, Trigger};
 use crate::ports::TimerBlock;
 
 /// A `KV<bytes, varint>` in the global window, at this event time.
-fn at_time(time: i64, key: &str, value: u64) -> Bytes {
+pub(super) fn at_time(time: i64, key: &str, value: u64) -> Bytes {
     let mut bytes = Vec::new();
     let windows = [&b""[..]];
     let pane = PaneInfo::NO_FIRING_ENCODED;

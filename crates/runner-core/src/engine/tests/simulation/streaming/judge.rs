@@ -6,6 +6,7 @@ use super::super::super::super::*;
 use super::expected;
 use super::groups::{Ask, Groups};
 use super::model::{AskModel, Set, Taken};
+use super::splits::Asked;
 use super::work::{Batch, State, expiry, window_of, window_start};
 use super::world::{Open, Seen, World};
 use crate::plan::{StageSideInput, TimerKind};
@@ -49,6 +50,14 @@ impl World<'_> {
                 self.seen.insert(Seen::Checkpoint);
                 let node = open.node;
                 assert!(self.drained && self.stage(node).restriction_reader.is_some());
+            }
+            EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
+                let open = self.running.get(&bundle).expect("a running bundle");
+                assert_eq!(open.attempt, attempt);
+                assert!(self.free_slots(open.node) > 0, "there is nobody to share with");
+                assert!((0.0..1.0).contains(&fraction_of_remainder) && fraction_of_remainder > 0.0);
+                assert!(!self.asked.iter().any(|asked| (asked.bundle, asked.attempt) == (bundle, attempt)));
+                self.asked.push(Asked::new(bundle, attempt));
             }
             EngineAction::Collect { node, blocks, now } => self.collect(node, blocks, now),
             EngineAction::Advance { node, watermark, now } => {

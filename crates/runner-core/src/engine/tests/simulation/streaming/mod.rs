@@ -9,6 +9,7 @@ mod groups;
 mod judge;
 mod model;
 mod plan;
+mod splits;
 mod work;
 mod world;
 

@@ -6,8 +6,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::super::super::super::*;
 use super::super::Random;
 use super::groups::Groups;
-use super::model::{Model, Taken};
+use super::model::{Instance, Model, Taken};
 use super::plan::Case;
+use super::splits::Asked;
 use super::work::{Batch, Effects, Element, State, StateKey, Worker, expiry, window_start};
 use crate::plan::{Stage, TimerKind};
 
@@ -26,7 +27,7 @@ pub(super) struct Open {
 }
 
 /// What happens, as the model sees it.
-enum Happening {
+pub(super) enum Happening {
     Started,
     Succeeded {
         bundle: BundleId,
@@ -35,6 +36,11 @@ enum Happening {
         residuals: Residuals,
     },
     Failed(BundleId),
+    Split {
+        bundle: BundleId,
+        kept: Vec<Instance>,
+        given_back: Residuals,
+    },
     Collected {
         node: NodeId,
         blocks: Vec<Block<Batch>>,
@@ -46,8 +52,8 @@ enum Happening {
     Nothing,
 }
 
-type Outputs = Vec<(CollectionId, Vec<Block<Batch>>)>;
-type Residuals = Vec<(Block<Batch>, Duration)>;
+pub(super) type Outputs = Vec<(CollectionId, Vec<Block<Batch>>)>;
+pub(super) type Residuals = Vec<(Block<Batch>, Duration)>;
 
 #[derive(Default)]
 pub(super) struct SideInput {
@@ -62,6 +68,8 @@ pub(super) struct World<'a> {
     pub(super) model: Model,
     pub(super) slots: Vec<usize>,
     pub(super) running: BTreeMap<BundleId, Open>,
+    /// What bundles have been asked and not answered.
+    pub(super) asked: Vec<Asked>,
     /// Attempts that have been answered or given up.
     pub(super) old: Vec<(BundleId, Attempt, NodeId)>,
     pub(super) groups: BTreeMap<NodeId, Groups>,
@@ -91,6 +99,8 @@ pub(super) struct World<'a> {
 pub(super) enum Seen {
     Bundle,
     Retry,
+    Split,
+    SplitAsked,
     LateReply,
     LateElement,
     DroppedByStage,
@@ -109,9 +119,11 @@ pub(super) enum Seen {
 }
 
 impl Seen {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Bundle,
         Self::Retry,
+        Self::Split,
+        Self::SplitAsked,
         Self::LateReply,
         Self::LateElement,
         Self::DroppedByStage,
@@ -146,6 +158,7 @@ impl<'a> World<'a> {
             model: Model::new(case.plan.clone()),
             slots,
             running: BTreeMap::new(),
+            asked: Vec::new(),
             old: Vec::new(),
             sides: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -220,6 +233,9 @@ impl<'a> World<'a> {
             self.seen.insert(Seen::LateReply);
             return (reply, Happening::Nothing);
         }
+        if let Some(split) = self.answer_or_split() {
+            return split;
+        }
         if self.random.one_in(25) {
             // Before its time, or without having been asked for.
             self.wake = None;
@@ -267,10 +283,14 @@ impl<'a> World<'a> {
     /// An answer that comes too late, of work that has been done otherwise.
     fn old_reply(&mut self) -> Option<EngineEvent<Batch>> {
         let (bundle, attempt, node) = *self.old.get(self.random.below(self.old.len()))?;
-        if self.random.one_in(2) {
+        if self.random.one_in(3) {
             return Some(EngineEvent::BundleFailed { bundle, attempt, fault: Fault::user("late").fatal() });
         }
         let garbage = Batch::block(0, vec![Element::new(13, EventTime(0))]);
+        if self.random.one_in(2) {
+            let given_back = vec![(garbage.clone(), Duration::ZERO)];
+            return Some(EngineEvent::BundleSplit { bundle, attempt, kept: vec![garbage], given_back });
+        }
         let id = TimerId { family: 0, key: "0".into(), window: "0".into(), tag: "late".into() };
         let time = EventTime(0);
         let timer = Timer { id, fire: time, hold: time, pane: Default::default(), expiry: EventTime::MAX };
@@ -437,6 +457,7 @@ impl<'a> World<'a> {
             }
             Happening::TestStream(step) if !self.drained => self.test_stream(step),
             Happening::Drained => self.drain(),
+            Happening::Split { bundle, kept, given_back } => self.has_split(bundle, kept, given_back),
             Happening::TestStream(_) | Happening::Nothing => {}
         }
     }
@@ -467,13 +488,7 @@ impl<'a> World<'a> {
         for (collection, blocks) in outputs {
             self.model.deliver(collection, &blocks);
         }
-        for (block, delay) in residuals {
-            let millis = delay.as_micros().div_ceil(1_000) as i64;
-            self.seen.extend((millis > 0).then_some(Seen::Delay));
-            let not_before =
-                if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
-            self.model.arrive(node, block, not_before);
-        }
+        self.arrive_later(node, residuals);
         let (latest, test_clock) = (self.latest, self.test_clock);
         let due = |fire: i64| match test_clock {
             // As long after the test's time as it is after the machine's.
@@ -481,6 +496,16 @@ impl<'a> World<'a> {
             None => fire,
         };
         self.model.change_timers(node, effects.timers, due);
+    }
+
+    pub(super) fn arrive_later(&mut self, node: NodeId, blocks: Residuals) {
+        for (block, delay) in blocks {
+            let millis = delay.as_micros().div_ceil(1_000) as i64;
+            self.seen.extend((millis > 0).then_some(Seen::Delay));
+            let not_before =
+                if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
+            self.model.arrive(node, block, not_before);
+        }
     }
 
     fn test_stream(&mut self, step: TestStreamStep<Batch>) {
