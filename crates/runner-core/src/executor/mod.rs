@@ -9,17 +9,19 @@ mod await_side_inputs;
 mod collectors;
 mod late;
 mod merging;
+mod progress;
 mod splits;
 mod state;
 mod test_stream;
 mod timers;
+mod workers;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use beam_model::pipeline::MonitoringInfo;
@@ -32,7 +34,6 @@ use tokio::time::Instant;
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
-use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
@@ -43,7 +44,10 @@ use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
+pub use progress::Progress;
+use progress::with_user_names;
 use test_stream::Player;
+use workers::StageWorkers;
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
@@ -83,26 +87,6 @@ pub enum FaultInjection {
     None,
     /// The first attempt of every bundle fails after it has done all its work.
     FirstAttempts,
-}
-
-/// What others may see of a running job.
-#[derive(Default)]
-pub struct Progress {
-    pub metrics: Mutex<JobMetrics>,
-    pub bundles_committed: AtomicU64,
-    pub bundles_failed: AtomicU64,
-}
-
-impl Progress {
-    fn metrics(&self) -> std::sync::MutexGuard<'_, JobMetrics> {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn ask_workers(&self, workers: &dyn JobBundleFactory) {
-        for (worker, infos) in workers.worker_metrics().await {
-            self.metrics().worker_reported(worker, infos);
-        }
-    }
 }
 
 /// What a task reports.
@@ -162,34 +146,6 @@ struct Uncommitted {
     finalizer: Option<Box<dyn Finalizer>>,
     state: Option<Arc<BundleState>>,
     cache: Option<Arc<CacheUse>>,
-}
-
-/// The workers of one stage.
-struct StageWorkers {
-    ordinary: Arc<dyn StageBundleFactory>,
-    /// Truncates restrictions before it processes them; there if some may never end.
-    drain: Option<Arc<dyn StageBundleFactory>>,
-    /// Merges the windows of its state and timers; there if only the SDK can.
-    merge: Option<Arc<dyn StageBundleFactory>>,
-}
-
-impl StageWorkers {
-    fn of(plan: &ExecutionPlan, workers: &dyn JobBundleFactory) -> BTreeMap<NodeId, Self> {
-        let workers_of = |stage: &Stage| Self {
-            ordinary: workers.stage(stage.spec.clone()),
-            drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
-            merge: stage.keyed.as_ref().and_then(|keyed| match &keyed.merging {
-                Merging::Never | Merging::Sessions => None,
-                Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
-            }),
-        };
-        plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
-    }
-
-    fn of_bundle(&self, draining: bool) -> attempt::Workers {
-        let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
-    }
 }
 
 struct Job {
@@ -547,16 +503,4 @@ async fn wished(wish: &mut watch::Receiver<Wish>, granted: Wish) -> Wish {
         std::future::pending::<()>().await;
     }
     *wish.borrow()
-}
-
-/// Metrics name transforms by their ids in the pipeline; users know them by name.
-fn with_user_names(mut infos: Vec<MonitoringInfo>, names: &BTreeMap<String, String>) -> Vec<MonitoringInfo> {
-    for info in &mut infos {
-        if let Some(label) = info.labels.get_mut("PTRANSFORM")
-            && let Some(name) = names.get(label)
-        {
-            label.clone_from(name);
-        }
-    }
-    infos
 }
