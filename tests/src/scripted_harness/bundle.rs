@@ -24,6 +24,7 @@ use tokio::sync::mpsc;
 
 use super::call::Call;
 use super::element::{self, Element};
+use super::lean::LeanStage;
 use super::samples::Samples;
 use super::script::{BundleFault, DoFn, OnTimer, Script};
 use super::split::RunningBundle;
@@ -31,7 +32,7 @@ use super::state::StateClient;
 use super::timers::TimerFamilies;
 
 /// A sink's buffer is sent when it holds so many bytes.
-const FLUSH_BYTES: usize = 1 << 20;
+pub(super) const FLUSH_BYTES: usize = 1 << 20;
 
 /// What a bundle needs of its worker.
 pub(super) struct Wires {
@@ -74,6 +75,9 @@ pub(super) fn run(
     fault: Option<&BundleFault>,
     wires: Wires,
 ) -> Result<ProcessBundleResponse, String> {
+    if let Some(stage) = LeanStage::read(descriptor, script)? {
+        return stage.run(wires);
+    }
     let mut execution = Execution::new(descriptor, script, fault.cloned(), wires)?;
     execution.read_input()?;
     execution.finish()
@@ -437,7 +441,14 @@ fn function(script: &Script, urn: &str, timers: TimerFamilies) -> Result<Step, S
     Ok(Step::Function(Function { do_fn: do_fn.clone(), on_timer, timers }))
 }
 
-fn port_coder(descriptor: &ProcessBundleDescriptor, spec: &FunctionSpec) -> Result<Coder, String> {
+/// The URN of a ParDo's `do_fn`.
+pub(super) fn do_fn_urn(transform: &PTransform) -> Result<String, String> {
+    let spec = transform.spec.as_ref().ok_or("a transform without a spec")?;
+    let do_fn = decode::<ParDoPayload>(&spec.payload)?.do_fn.ok_or("a ParDo without a do_fn")?;
+    Ok(do_fn.urn)
+}
+
+pub(super) fn port_coder(descriptor: &ProcessBundleDescriptor, spec: &FunctionSpec) -> Result<Coder, String> {
     let port = decode::<RemoteGrpcPort>(&spec.payload)?;
     if port.api_service_descriptor.is_none_or(|endpoint| endpoint.url.is_empty()) {
         return Err("a port without an endpoint".to_owned());

@@ -8,6 +8,7 @@
 mod bundle;
 mod call;
 mod element;
+mod lean;
 mod samples;
 mod script;
 mod short_ids;
@@ -37,6 +38,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 pub use call::Call;
+pub use lean::Emitter;
 pub use script::{BundleFault, Script, ShortIds, StartFault};
 pub use split::{SplitAnswer, SplitCall};
 pub use timers::FiredTimer;

@@ -1,11 +1,14 @@
 //! Bundles on workers: what the executor sees of this crate.
 
 mod active;
+mod element_counts;
 mod failing_element;
 mod finalizer;
 mod job;
 mod questions;
 mod response;
+mod samples;
+mod slow;
 mod stage;
 mod timers;
 mod to_string;

@@ -1,4 +1,4 @@
-//! `BeamFnData`: elements to and from workers, one stream for each worker.
+//! `BeamFnData`: elements to and from workers, one stream for each worker, or for each bundle that it runs at once.
 
 mod outbound;
 
@@ -13,6 +13,9 @@ use crate::server::Shared;
 use crate::worker::{OutboxStream, WorkerSession};
 
 pub(crate) use outbound::{Blocks, FeedError, feed};
+
+/// The metadata key by which a worker says which of its streams this is.
+const DATA_STREAM_ID: &str = "data_stream_id";
 
 pub(crate) struct DataService {
     shared: Arc<Shared>,
@@ -33,7 +36,9 @@ impl BeamFnData for DataService {
         request: Request<Streaming<Elements>>,
     ) -> Result<Response<Self::DataStream>, Status> {
         let worker = self.shared.registry.worker(request.metadata())?;
-        let Some(frames) = worker.data.attach() else {
+        let name =
+            request.metadata().get(DATA_STREAM_ID).and_then(|name| name.to_str().ok()).unwrap_or_default();
+        let Some(frames) = worker.data.attach(name) else {
             return Err(BridgeError::StreamTaken { worker: worker.id.clone(), stream: "data" }.into());
         };
         tokio::spawn(read_elements(worker, request.into_inner()));

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use beam_model::pipeline::{ApiServiceDescriptor, Environment};
+use runner_core::meters::Meters;
 use runner_core::ports::{ArtifactSource, WorkerLogSink};
 
 #[derive(Clone, Debug)]
@@ -28,8 +29,12 @@ pub struct BridgeConfig {
     pub harness_metrics_timeout: Duration,
     /// How long a worker may take to say what it is doing.
     pub worker_status_timeout: Duration,
+    /// How long a bundle runs before the worker is asked what it is doing. It is asked again after twice the time.
+    pub slow_bundle: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
     pub max_start_failures: u32,
+    /// Of the server, to be counted in.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for BridgeConfig {
@@ -44,7 +49,9 @@ impl Default for BridgeConfig {
             short_ids_timeout: Duration::from_secs(60),
             harness_metrics_timeout: Duration::from_secs(1),
             worker_status_timeout: Duration::from_secs(5),
+            slow_bundle: Duration::from_secs(300),
             max_start_failures: 4,
+            meters: Arc::default(),
         }
     }
 }

@@ -15,6 +15,8 @@ enum Waiter {
     Residual(u64),
     /// A node with triggers or timers.
     Node(NodeId),
+    /// A stage that gets nothing more, for its next turn of processing-time timers.
+    LastTurn(NodeId),
     /// Running bundles that may be asked to split.
     Splits,
 }
@@ -90,6 +92,11 @@ impl<B> Clock<B> {
         }
     }
 
+    /// A stage waits for this time of the machine's clock.
+    pub(super) fn stage_waits(&mut self, stage: NodeId, until: ProcessingTime) {
+        self.queue.insert((until, Waiter::LastTurn(stage)));
+    }
+
     /// A TestStream says that time goes on.
     pub(super) fn advance_test(&mut self, millis: i64) {
         if let PipelineClock::Test(now) = &mut self.pipeline {
@@ -134,7 +141,7 @@ impl<B> Clock<B> {
 
     fn is_due(&self, at: ProcessingTime, waiter: Waiter) -> bool {
         match waiter {
-            Waiter::Residual(_) | Waiter::Splits => at <= self.wall,
+            Waiter::Residual(_) | Waiter::LastTurn(_) | Waiter::Splits => at <= self.wall,
             Waiter::Node(_) => at <= self.now(),
         }
     }
@@ -152,6 +159,7 @@ impl<B> Clock<B> {
                     self.nodes.remove(&node);
                     nodes.push(node);
                 }
+                Waiter::LastTurn(stage) => nodes.push(stage),
                 Waiter::Splits => self.splits = None,
                 Waiter::Residual(id) => residuals.extend(self.residuals.remove(&id)),
             }
@@ -162,7 +170,7 @@ impl<B> Clock<B> {
     /// When the machine's clock has to be looked at again, if that is sooner than what has been asked for.
     fn wake(&mut self) -> Option<ProcessingTime> {
         let by_wall = |waiter: &Waiter| match waiter {
-            Waiter::Residual(_) | Waiter::Splits => true,
+            Waiter::Residual(_) | Waiter::LastTurn(_) | Waiter::Splits => true,
             Waiter::Node(_) => self.pipeline == PipelineClock::Wall,
         };
         let next = self.queue.iter().find(|(_, waiter)| by_wall(waiter)).map(|(at, _)| *at)?;

@@ -11,6 +11,7 @@ mod bundle;
 mod clock;
 mod collector;
 mod holds;
+mod last_turns;
 mod policy;
 mod quiescence;
 mod side_inputs;
@@ -37,6 +38,7 @@ pub use bundle::{Attempt, BundleId, MAX_ATTEMPTS};
 use clock::{Clock, PipelineClock};
 pub use collector::Collected;
 use collector::CollectorState;
+pub use last_turns::LAST_TIMERS;
 pub use policy::BundlePolicy;
 use policy::Pools;
 pub use splits::{Helper, is_worth_splitting};
@@ -164,6 +166,8 @@ pub enum EngineAction<B> {
     AdvanceSideInput { collection: CollectionId, watermark: EventTime },
     /// Nothing will ask any more for what a stage keeps of windows that were over before this.
     Expire { node: NodeId, watermark: EventTime },
+    /// So many processing-time timers of a stage were given up, since the job drains and they went on being set.
+    TimersDropped { node: NodeId, count: usize },
     /// Answer with `TestStream`.
     NextTestStreamEvent,
     /// Answer with `Woken` at this time of the machine's clock. Replaces what was asked before.
@@ -195,6 +199,8 @@ pub struct Engine<B> {
     free_slots: Vec<usize>,
     clock: Clock<B>,
     policy: BundlePolicy,
+    /// How long after the end of a stage's input its processing-time timers may go on setting others.
+    last_timers: Duration,
     draining: bool,
     ended: bool,
     actions: Vec<EngineAction<B>>,
@@ -251,11 +257,18 @@ impl<B: Clone> Engine<B> {
             pools,
             clock: Clock::new(pipeline_clock),
             policy,
+            last_timers: LAST_TIMERS,
             draining: false,
             ended: false,
             actions: Vec::new(),
             plan,
         }
+    }
+
+    /// How long after the end of a stage's input its processing-time timers may go on setting others; by default
+    /// [`LAST_TIMERS`].
+    pub fn with_last_timers(self, last_timers: Duration) -> Self {
+        Self { last_timers, ..self }
     }
 
     /// Takes in what has happened and says what to do. `now`: the time on the machine's clock. After
@@ -268,6 +281,9 @@ impl<B: Clone> Engine<B> {
         if !self.ended {
             self.time_has_come();
             self.settle();
+            self.take_last_turns();
+        }
+        if !self.ended {
             self.start_bundles();
             self.ask_for_splits();
             self.go_on_with_test_stream();
@@ -275,6 +291,14 @@ impl<B: Clone> Engine<B> {
             self.check_end();
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// How many blocks wait before stages, and how many bytes they have.
+    pub fn waiting(&self) -> (u64, u64) {
+        let stages = self.stages.values();
+        stages.fold((0, 0), |(blocks, bytes), stage| {
+            (blocks + stage.waiting() as u64, bytes + stage.pending_bytes)
+        })
     }
 
     /// Bundles running now.

@@ -4,8 +4,11 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use beam_model::time::{EventTime, ProcessingTime};
 
+use std::time::Duration;
+
 use super::bundle::Content;
 use super::holds::Holds;
+use super::last_turns::{LastTurns, Next, Turn, is_over};
 use super::timers::{Timers, Times};
 use super::{Block, Partition, Timer, TimerChange};
 use crate::plan::{KeyedStage, TimerKind};
@@ -46,6 +49,9 @@ struct KeyedQueue<B> {
     /// Shares of keys that a bundle has.
     locked: HashSet<Partition>,
     timers: Timers,
+    /// There once nothing more comes but processing-time timers, and the turn that it is.
+    last_turns: Option<LastTurns>,
+    turn: Option<Turn>,
     kinds: Vec<TimerKind>,
     /// There if a key's elements are to come in the order of their time: how late they may be, in
     /// milliseconds.
@@ -60,6 +66,8 @@ impl<B> StageState<B> {
                 pending: BTreeMap::new(),
                 locked: HashSet::new(),
                 timers: Timers::default(),
+                last_turns: None,
+                turn: None,
                 kinds: keyed.families.iter().map(|family| family.kind).collect(),
                 sorted: keyed.time_sorted.then_some(keyed.allowed_lateness),
             })),
@@ -204,8 +212,9 @@ impl<B> StageState<B> {
         if self.side_inputs_missing > 0 {
             return None;
         }
-        let times = Times { watermark: self.watermark, now, idle: self.in_flight == 0 };
         let Queue::Keyed(queue) = &mut self.queue else { return None };
+        let idle = self.in_flight == 0;
+        let times = Times { watermark: self.watermark, now, idle, turn: queue.turn.take().filter(|_| idle) };
         let limit = if one { 1 } else { usize::MAX };
         let due = queue.timers.take_due(times, &queue.locked, limit);
         let mut partitions: Vec<_> = due.iter().map(|(_, partition)| *partition).collect();
@@ -214,6 +223,32 @@ impl<B> StageState<B> {
         queue.locked.extend(&partitions);
         let timers: Vec<_> = due.into_iter().map(|(timer, _)| timer).collect();
         (!timers.is_empty()).then_some(Content { blocks: Vec::new(), timers, partitions })
+    }
+
+    /// If it has nothing but processing-time timers to do any more: which of them fire now, by the machine's clock.
+    pub(super) fn last_turn(&mut self, now: ProcessingTime, limit: Duration) -> Option<Next> {
+        let idle = is_over(self.watermark) && self.in_flight == 0 && self.side_inputs_missing == 0;
+        let Queue::Keyed(queue) = &mut self.queue else { return None };
+        queue.turn = None;
+        if !idle || !queue.timers.has_processing_time() {
+            return None;
+        }
+        let (timers, set) = (&queue.timers, queue.timers.set_so_far());
+        let turns = queue.last_turns.get_or_insert_with(|| LastTurns::new(now, set));
+        let next = turns.next(now, limit, set, |turn| timers.fires_in(turn));
+        queue.turn = match next {
+            Next::Fire(turn) => Some(turn),
+            Next::Wait(_) | Next::GiveUp => None,
+        };
+        Some(next)
+    }
+
+    /// Clears all processing-time timers; how many there were.
+    pub(super) fn drop_processing_timers(&mut self) -> usize {
+        match &mut self.queue {
+            Queue::Plain(_) => 0,
+            Queue::Keyed(queue) => queue.timers.drop_processing_time(),
+        }
     }
 
     /// A bundle of this begins.

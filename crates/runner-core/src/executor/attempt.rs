@@ -11,14 +11,14 @@ use beam_model::time::EventTime;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::merging::{MergedInput, Merger};
+use super::merging::{self, MergedInput, Merger};
 use super::splits::{Input, Split};
 use super::state::StageState;
 use super::{FaultInjection, Progress, Report, late, timers, with_user_names};
 use crate::engine::{Attempt, Block, BundleId, EngineEvent, MAX_ATTEMPTS, Partition, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
-use crate::plan::{Collection, CollectionId, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
+use crate::plan::{Collection, CollectionId, CombineStage, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
 use crate::ports::{
     BundleControl, BundleInput, BundleRequests, BundleResult, BundleSplit, OutputReceiver, RemoteBundle,
     Residual, SplitTaken, StageBundleFactory, TimerBlock,
@@ -82,6 +82,8 @@ pub(super) struct Workers {
     pub(super) stage: Arc<dyn StageBundleFactory>,
     /// There if windows of the stage are merged by the SDK.
     pub(super) merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    pub(super) combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl Run {
@@ -103,7 +105,8 @@ impl Run {
             Some(keyed) => {
                 let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
                 dropped = Dropped { late, closed: 0 };
-                let by_key = ByKey { stage: keyed, input, watermark, state: &self.state, workers };
+                let combines = &stage.combines;
+                let by_key = ByKey { stage: keyed, combines, input, watermark, state: &self.state, workers };
                 by_key.prepare(open).await.map_err(failed)?
             }
         };
@@ -206,6 +209,7 @@ impl Run {
 /// The input of a stage that processes elements by key.
 struct ByKey<'a> {
     stage: &'a KeyedStage,
+    combines: &'a [CombineStage],
     input: &'a Collection,
     watermark: EventTime,
     state: &'a StageState,
@@ -215,12 +219,15 @@ struct ByKey<'a> {
 impl ByKey<'_> {
     /// Merges windows and sorts elements, if the stage wants that.
     async fn prepare(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
-        let Self { stage, input, watermark, state, workers } = self;
+        let Self { stage, combines, input, watermark, state, workers } = self;
         let mut merged = match &state.user {
             None => MergedInput { blocks, ..Default::default() },
             Some(state) => {
-                let workers = workers.merge.as_deref();
-                Merger { stage, input, state, watermark, workers }.merge(blocks).await?
+                let merger = Merger { stage, input, state, watermark, workers: workers.merge.as_deref() };
+                let merged = merger.merge(blocks).await?;
+                let combines = combines.iter().zip(&workers.combine);
+                merging::combine_states(combines, state, &merged.results).await?;
+                merged
             }
         };
         if stage.time_sorted {

@@ -34,6 +34,7 @@ use tokio::time::Instant;
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
+use crate::meters::WaitingShare;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
@@ -67,6 +68,8 @@ pub struct Execution {
     pub progress: Arc<Progress>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    /// How long after the end of a stage's input its processing-time timers may go on setting others.
+    pub last_timers: Duration,
 }
 
 /// What a user can ask of a running job. Later ones win over earlier ones.
@@ -102,7 +105,7 @@ pub async fn run(execution: Execution) -> Outcome {
     let (reports, inbox) = mpsc::channel(EVENT_QUEUE);
     let plan = execution.plan.clone();
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
-    let engine = Engine::new(plan.clone(), slots, execution.policy);
+    let engine = Engine::new(plan.clone(), slots, execution.policy).with_last_timers(execution.last_timers);
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
@@ -135,6 +138,7 @@ pub async fn run(execution: Execution) -> Outcome {
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
+        waiting: WaitingShare::new(execution.progress.meters.clone()),
         execution,
     };
     job.run(inbox).await
@@ -176,6 +180,7 @@ struct Job {
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
+    waiting: WaitingShare,
 }
 
 impl Job {
@@ -197,8 +202,12 @@ impl Job {
                 report = inbox.recv() => report.map(|report| self.receive(report)),
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                wish = wished(&mut wish, granted) => self.grant(wish),
+                wish = wished(&mut wish, granted) => {
+                    self.execution.workers.waited_for_others();
+                    self.grant(wish)
+                }
                 () = at(wake) => {
+                    self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
@@ -217,7 +226,12 @@ impl Job {
 
     fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
         match report {
-            Report::Event(event) => event,
+            Report::Event(event) => {
+                if matches!(event, EngineEvent::TestStream(_)) {
+                    self.execution.workers.waited_for_others();
+                }
+                event
+            }
             Report::SideInput { collection, ready } => {
                 self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
@@ -242,6 +256,7 @@ impl Job {
                 metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
                 drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
+                self.execution.progress.meters.bundles.failed.add(1);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
             }
         }
@@ -285,10 +300,13 @@ impl Job {
                     self.side_input(collection, |side_input| side_input.advance(watermark))
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+                EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
                 EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
             }
         }
+        let (blocks, bytes) = self.engine.waiting();
+        self.waiting.set(blocks, bytes);
         None
     }
 
@@ -322,6 +340,20 @@ impl Job {
         {
             store.expire(|window| late::has_expired(keyed, window, watermark));
         }
+    }
+
+    fn timers_dropped(&self, node: NodeId, count: usize) {
+        let plan = &self.execution.plan;
+        let Node::Stage(stage) = &plan.nodes[node.0] else { return };
+        let transform = stage.keyed.as_ref().map_or(&stage.source, |keyed| &keyed.transform);
+        let name = plan.transform_names.get(transform).unwrap_or(&stage.spec.name);
+        let after = self.execution.last_timers.as_secs();
+        let warning = format!(
+            "{count} processing-time timers of {name} were left out: the job was drained, and they went on being \
+             set {after} s after the end of their input"
+        );
+        tracing::warn!("{warning}");
+        self.execution.progress.warn(warning);
     }
 
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
@@ -384,6 +416,7 @@ impl Job {
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
+        self.execution.progress.meters.bundles.started.add(1);
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             let result = run.run(&workers).await;
@@ -440,6 +473,7 @@ impl Job {
             cache.commit();
         }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
+        self.execution.progress.meters.bundles.committed.add(1);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);
         self.execution.progress.metrics().bundle_committed(&infos);
         if let Some(finalizer) = finalizer {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use beam_model::pipeline::MonitoringInfo;
 
+use crate::meters::Meters;
 use crate::metrics::JobMetrics;
 use crate::ports::JobBundleFactory;
 
@@ -15,11 +16,19 @@ pub struct Progress {
     pub metrics: Mutex<JobMetrics>,
     pub bundles_committed: AtomicU64,
     pub bundles_failed: AtomicU64,
+    /// What the author of the job is to be told when it has ended.
+    pub warnings: Mutex<Vec<String>>,
+    /// Of the server, to be counted in.
+    pub meters: Arc<Meters>,
 }
 
 impl Progress {
     pub(super) fn metrics(&self) -> MutexGuard<'_, JobMetrics> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
     }
 
     /// Has the metrics be those that workers have as a whole by now.

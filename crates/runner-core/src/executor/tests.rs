@@ -85,7 +85,9 @@ async fn execute_on(
     wish: watch::Receiver<Wish>,
 ) -> Job {
     let progress = Arc::new(Progress::default());
-    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish };
+    let last_timers = crate::engine::LAST_TIMERS;
+    let execution =
+        Execution { plan, workers, policy, inject, progress: progress.clone(), wish, last_timers };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
     Job { outcome, progress }
 }

@@ -14,6 +14,8 @@ pub(super) struct StageWorkers {
     drain: Option<Arc<dyn StageBundleFactory>>,
     /// Merges the windows of its state and timers; there if only the SDK can.
     merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl StageWorkers {
@@ -25,12 +27,17 @@ impl StageWorkers {
                 Merging::Never | Merging::Sessions => None,
                 Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
             }),
+            combine: stage.combines.iter().map(|combine| workers.stage(combine.spec.clone())).collect(),
         };
         plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
     pub(super) fn of_bundle(&self, draining: bool) -> attempt::Workers {
         let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
+        attempt::Workers {
+            stage: drain.unwrap_or(&self.ordinary).clone(),
+            merge: self.merge.clone(),
+            combine: self.combine.clone(),
+        }
     }
 }

@@ -57,7 +57,7 @@ pub(super) fn start(
     config: &NativeConfig,
     invocation: JobInvocation,
 ) -> Arc<dyn PipelineResult> {
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(Progress { meters: bridge.meters().clone(), ..Progress::default() });
     let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
     let job = NativeJob { progress: progress.clone(), wish, outcome };
@@ -104,6 +104,7 @@ async fn execute(
         inject: settings.inject,
         progress: progress.clone(),
         wish,
+        last_timers: settings.last_timers,
     };
     let outcome = run(execution).await;
     workers.close().await;
@@ -112,6 +113,9 @@ async fn execute(
 }
 
 fn report(progress: &Progress, listener: &dyn JobListener) {
+    for warning in progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        listener.message(Importance::Warning, warning);
+    }
     let committed = progress.bundles_committed.load(Ordering::Relaxed);
     let failed = progress.bundles_failed.load(Ordering::Relaxed);
     let text = format!("{committed} bundles committed, {failed} attempts failed");

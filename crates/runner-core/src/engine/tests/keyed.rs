@@ -214,3 +214,71 @@ fn a_timer_fires_when_its_window_is_over_and_then_sets_no_more() {
     assert_eq!(second.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [[(0, "b".to_owned(), 30)]]);
     assert_eq!(outcome(&engine.step(NOW, done(second[0].0, Vec::new()))).as_deref(), Some("done"));
 }
+
+/// A stage with a processing-time timer that fires for `key` in the only bundle of `actions`.
+#[track_caller]
+fn fires(actions: &[EngineAction<&'static str>], key: &str) -> BundleId {
+    let bundles = fired(actions);
+    let [(bundle, timers)] = &bundles[..] else { panic!("{actions:?}") };
+    assert_eq!(timers.iter().map(|timer| timer.1.as_str()).collect::<Vec<_>>(), [key]);
+    *bundle
+}
+
+/// Fires the first timer, which sets itself again, until the engine has something else to do than to wait; how often.
+fn fire_for_ever(
+    engine: &mut Names,
+    mut actions: Vec<EngineAction<&'static str>>,
+) -> (usize, Vec<EngineAction<&'static str>>) {
+    let (mut count, mut now) = (0, NOW);
+    loop {
+        let dropped = |action: &EngineAction<_>| matches!(action, EngineAction::TimersDropped { .. });
+        if actions.iter().any(dropped) {
+            return (count, actions);
+        } else if let Some((bundle, _)) = fired(&actions).first() {
+            count += 1;
+            actions = engine.step(now, done(*bundle, vec![set(1, "a", now.millis() + 3_600_000)]));
+        } else if let Some(at) = actions.iter().find_map(|action| match action {
+            EngineAction::WakeAt { at } => Some(*at),
+            _ => None,
+        }) {
+            now = at;
+            actions = engine.step(now, EngineEvent::Woken);
+        } else {
+            return (count, actions);
+        }
+    }
+}
+
+#[test]
+fn a_timer_that_is_set_for_ever_does_not_keep_a_job_from_failing_or_draining() {
+    let (mut engine, actions) = with_timers(vec![set(1, "a", 10)]);
+    let (count, actions) = fire_for_ever(&mut engine, actions);
+    assert!((10..20).contains(&count), "{count} times in {LAST_TIMERS:?}");
+    let why = outcome(&actions).unwrap();
+    assert!(why.contains("60 s after the end of its input"), "{why}");
+
+    let (mut engine, actions) = with_timers(vec![set(1, "a", 10), set(2, "a", 99)]);
+    engine.step(NOW, EngineEvent::DrainRequested);
+    let (count, actions) = fire_for_ever(&mut engine, actions);
+    assert!((10..20).contains(&count), "{count} times in {LAST_TIMERS:?}");
+    let [_, EngineAction::TimersDropped { count: 1, .. }, EngineAction::Run { .. }] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    // What its key does on expiration still comes.
+    let last = fires(&actions, "a");
+    assert_eq!(outcome(&engine.step(NOW, done(last, Vec::new()))).as_deref(), Some("drained"));
+}
+
+#[test]
+fn timers_that_end_at_some_time_all_fire_and_in_order() {
+    let (mut engine, actions) = with_timers(vec![set(1, "a", 10), set(1, "a2", 50)]);
+    let bundles = fired(&actions);
+    assert_eq!(bundles[0].1.len(), 2, "of two keys");
+    // A turn later; the other timer of the same key is later still, and waits for it.
+    let again = vec![set(1, "a", 20)];
+    let actions = engine.step(NOW, done(bundles[0].0, again));
+    let wait = ProcessingTime(20);
+    assert!(matches!(actions[..], [EngineAction::Commit { .. }, EngineAction::WakeAt { at }] if at == wait));
+    let last = fires(&engine.step(wait, EngineEvent::Woken), "a");
+    assert_eq!(outcome(&engine.step(wait, done(last, Vec::new()))).as_deref(), Some("done"));
+}

@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::super::bundle::Content;
 use super::super::clock::{Clock, PipelineClock};
 use super::super::holds::Holds;
+use super::super::last_turns::Turn;
 use super::super::stage::StageState;
 use super::super::timers::{Timers, Times};
 use super::*;
@@ -225,7 +226,9 @@ proptest! {
                     timers.change(vec![TimerChange::Clear(timer.id)], &KINDS, &[], |fire| fire);
                 }
                 Op::Take { watermark, now, idle, locked, limit } => {
-                    let times = Times { watermark, now: ProcessingTime(now), idle };
+                    let over = watermark == EventTime::MAX && idle;
+                    let turn = over.then_some(Turn { set_before: u64::MAX, last: false });
+                    let times = Times { watermark, now: ProcessingTime(now), idle, turn };
                     let keys: HashSet<_> = locked.map(Partition).into_iter().collect();
                     let taken = timers.take_due(times, &keys, limit);
                     for (timer, partition) in &taken {

@@ -193,6 +193,7 @@ impl World {
                 EngineAction::Checkpoint { .. }
                 | EngineAction::AdvanceSideInput { .. }
                 | EngineAction::NextTestStreamEvent
+                | EngineAction::TimersDropped { .. }
                 | EngineAction::Expire { .. } => panic!("{action:?} on bounded input"),
                 EngineAction::End(outcome) => self.outcome = Some(outcome),
             }

@@ -85,6 +85,7 @@ impl World<'_> {
                 assert_eq!(side.values, all.collect::<Vec<_>>());
             }
             EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+            EngineAction::TimersDropped { .. } => panic!("no timer here is set for ever"),
             EngineAction::NextTestStreamEvent => {
                 let idle = |groups: &Groups| groups.asks.is_empty() && !groups.is_answering();
                 assert!(self.running.is_empty() && self.groups.values().all(idle), "more is to come");
