@@ -114,7 +114,7 @@ impl<'a> LocalBundle<'a> {
     }
 
     /// Processes the next element. False: there is none.
-    pub fn next(&mut self) -> Result<bool, String> {
+    pub fn process_next(&mut self) -> Result<bool, String> {
         let Some(element) = self.elements.get(self.begun).cloned() else { return Ok(false) };
         self.begun += 1;
         self.execution.take(&self.source, element)?;

@@ -187,7 +187,7 @@ impl Run<'_> {
             self.stage.pause(if shared.chance.one_in(8) { 500 } else { 5 }).await;
             self.answer(&mut bundle, &mut local)?;
             self.fail_at(local.progress().1)?;
-            if !local.next().map_err(Fault::user)? {
+            if !local.process_next().map_err(Fault::user)? {
                 break;
             }
         }

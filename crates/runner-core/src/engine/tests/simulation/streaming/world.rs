@@ -125,7 +125,7 @@ pub(super) enum Seen {
 }
 
 impl Seen {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Bundle,
         Self::Retry,
         Self::Split,
