@@ -43,6 +43,10 @@ pub(crate) struct ServeConfig {
     /// port; otherwise artifacts are staged on the job port
     #[arg(long, env = "BEAMLINE_ARTIFACT_PORT")]
     artifact_port: Option<u16>,
+    /// Port on which /metrics is served over HTTP, in Prometheus' format; 0 picks a free one. Not served if
+    /// no port is given
+    #[arg(long, visible_alias = "web-port", env = "BEAMLINE_HTTP_PORT")]
+    http_port: Option<u16>,
     /// Name or address under which clients and workers reach this machine. By default the job host; the
     /// machine's own address when that is 0.0.0.0
     #[arg(long, env = "BEAMLINE_ADVERTISE_HOST")]
@@ -59,6 +63,13 @@ pub(crate) struct ServeConfig {
     /// Workers for each environment that can start several; 0 means one per core
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, env = "BEAMLINE_SDK_WORKER_PARALLELISM")]
     sdk_worker_parallelism: i64,
+    /// Memory for the data of all jobs, like 512MiB or 4GiB; what is more goes to disk. By default half of what the
+    /// machine has, or its control group may have
+    #[arg(long, value_parser = crate::memory::parse_size, env = "BEAMLINE_MEMORY_LIMIT")]
+    memory_limit: Option<u64>,
+    /// Folder for what does not fit in memory [default: the system's folder for temporary files]
+    #[arg(long, env = "BEAMLINE_SPILL_DIR")]
+    spill_dir: Option<PathBuf>,
     /// After so many seconds, and twice as many, and so on, a bundle that still runs is a warning of its job, with
     /// what its worker says that it is doing
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
@@ -84,8 +95,6 @@ pub(crate) struct ServeConfig {
 struct PeerFlags {
     #[arg(long, hide = true)]
     expansion_port: Option<String>,
-    #[arg(long, hide = true)]
-    web_port: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
     serve_http: Option<String>,
     #[arg(long, hide = true)]
@@ -159,8 +168,22 @@ impl ServeConfig {
         }
     }
 
+    /// The port of `/metrics`, if it is to be served.
+    pub(crate) fn http_port(&self) -> Option<u16> {
+        self.http_port.filter(|_| self.peers.serve_http.as_deref() != Some("false"))
+    }
+
     pub(crate) fn artifacts_dir(&self) -> PathBuf {
         self.artifacts_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// Bytes.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        self.memory_limit.unwrap_or_else(crate::memory::half_of_all)
+    }
+
+    pub(crate) fn spill_dir(&self) -> PathBuf {
+        self.spill_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     pub(crate) fn sdk_worker_parallelism(&self) -> usize {
@@ -182,7 +205,6 @@ impl ServeConfig {
     pub(crate) fn without_effect(&self) -> Vec<&'static str> {
         let PeerFlags {
             expansion_port,
-            web_port,
             serve_http,
             jm_override,
             flink_master,
@@ -191,9 +213,11 @@ impl ServeConfig {
         } = &self.peers;
         let flags = [
             ("--expansion-port", expansion_port),
-            ("--web-port", web_port),
-            // Not to be served is what happens.
-            ("--serve-http", &serve_http.clone().filter(|value| value != "false")),
+            // Not to be served, or on a port that is given, is what happens.
+            (
+                "--serve-http",
+                &serve_http.clone().filter(|value| value != "false" && self.http_port.is_none()),
+            ),
             ("--jm-override", jm_override),
             ("--flink-master", flink_master),
             ("--flink-conf-dir", flink_conf_dir),
@@ -292,9 +316,18 @@ mod tests {
 
     #[test]
     fn flags_of_peers_are_told_to_have_no_effect() {
-        let config = serve("serve --expansion-port 8097 --web_port=8074 -serve_http --job-port 1");
-        assert_eq!(config.without_effect(), ["--expansion-port", "--web-port", "--serve-http"]);
+        let config = serve("serve --expansion-port 8097 --jm_override=x -serve_http --job-port 1");
+        assert_eq!(config.without_effect(), ["--expansion-port", "--serve-http", "--jm-override"]);
         assert_eq!(config.job_port, 1);
+    }
+
+    #[test]
+    fn the_http_port() {
+        assert_eq!(serve("serve").http_port(), None);
+        assert_eq!(serve("serve --http-port 0").http_port(), Some(0));
+        let prism = serve("--web_port=8074 -serve_http");
+        assert_eq!((prism.http_port(), prism.without_effect()), (Some(8074), Vec::new()));
+        assert_eq!(serve("--web_port=8074 --serve_http=false").http_port(), None);
     }
 
     #[test]
@@ -317,6 +350,14 @@ mod tests {
         assert!(serve("serve --clean-artifacts-per-job").clean_artifacts_per_job);
         assert_eq!(serve("serve --sdk-worker-parallelism 3").sdk_worker_parallelism(), 3);
         assert!(serve("serve --sdk-worker-parallelism -1").sdk_worker_parallelism() >= 1);
+    }
+
+    #[test]
+    fn memory() {
+        let config = serve("serve --memory_limit=64MiB --spill-dir /tmp/s_t");
+        assert_eq!((config.memory_limit(), config.spill_dir()), (64 << 20, PathBuf::from("/tmp/s_t")));
+        assert_eq!(serve("serve").memory_limit(), crate::memory::half_of_all());
+        assert_eq!(serve("serve").spill_dir(), std::env::temp_dir());
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 
 use super::call::Call;
 use super::element::{self, Element};
+use super::lean::LeanStage;
 use super::samples::Samples;
 use super::script::{BundleFault, Script};
 use super::split::RunningBundle;
@@ -24,7 +25,7 @@ use super::state::StateAccess;
 use super::step::{Function, Step, read_step};
 
 /// A sink's buffer is sent when it holds so many bytes.
-const FLUSH_BYTES: usize = 1 << 20;
+pub(super) const FLUSH_BYTES: usize = 1 << 20;
 
 /// What a bundle needs of its worker.
 pub(super) struct Wires {
@@ -53,6 +54,9 @@ pub(super) fn run(
     wires: Wires,
     input: mpsc::UnboundedReceiver<Input>,
 ) -> Result<ProcessBundleResponse, String> {
+    if let Some(stage) = LeanStage::read(descriptor, script)? {
+        return stage.run(&wires, input);
+    }
     let mut execution = Execution::new(descriptor, script, fault.cloned(), wires)?;
     execution.read_input(input)?;
     execution.finish()

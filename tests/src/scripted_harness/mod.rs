@@ -8,6 +8,7 @@
 mod bundle;
 mod call;
 mod element;
+mod lean;
 mod local;
 mod samples;
 mod script;
@@ -40,6 +41,7 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 pub use call::Call;
+pub use lean::Emitter;
 pub use local::{BundleHost, LocalBundle, LocalSplit};
 pub use script::{BundleFault, Script, ShortIds, StartFault};
 pub use split::{SplitAnswer, SplitCall};

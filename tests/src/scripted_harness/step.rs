@@ -70,7 +70,14 @@ fn function(script: &Script, spec: FunctionSpec) -> Result<Function, String> {
     Ok(Function { do_fn: do_fn.clone(), on_timer, payload, timers, by_window: false })
 }
 
-fn port_coder(descriptor: &ProcessBundleDescriptor, spec: &FunctionSpec) -> Result<Coder, String> {
+/// The URN of a ParDo's `do_fn`.
+pub(super) fn do_fn_urn(transform: &PTransform) -> Result<String, String> {
+    let spec = transform.spec.as_ref().ok_or("a transform without a spec")?;
+    let do_fn = decode::<ParDoPayload>(&spec.payload)?.do_fn.ok_or("a ParDo without a do_fn")?;
+    Ok(do_fn.urn)
+}
+
+pub(super) fn port_coder(descriptor: &ProcessBundleDescriptor, spec: &FunctionSpec) -> Result<Coder, String> {
     let port = decode::<RemoteGrpcPort>(&spec.payload)?;
     if port.api_service_descriptor.is_none_or(|endpoint| endpoint.url.is_empty()) {
         return Err("a port without an endpoint".to_owned());

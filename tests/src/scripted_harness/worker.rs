@@ -37,6 +37,10 @@ use super::short_ids::Names;
 use super::split::{RunningBundle, SplitAnswer};
 use super::state::StateClient;
 
+/// As wide as the SDKs' own: a data stream is not to wait for round trips.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+
 /// What the bundles of a worker share.
 struct Worker {
     id: String,
@@ -356,7 +360,10 @@ async fn connect(
     endpoint: Option<ApiServiceDescriptor>,
 ) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
     let url = endpoint.ok_or("StartWorker names too few endpoints")?.url;
-    let endpoint = Endpoint::from_str(&format!("http://{url}"))?.tcp_nodelay(true);
+    let endpoint = Endpoint::from_str(&format!("http://{url}"))?
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW);
     Ok(endpoint.connect_timeout(Duration::from_secs(10)).connect().await?)
 }
 

@@ -1,5 +1,6 @@
 //! `beamline serve`: one server for pipeline authors and workers, and its wiring.
 
+mod http;
 mod listen;
 mod progress;
 mod ready;
@@ -21,6 +22,7 @@ use translators::native::{NativeConfig, NativeRunner};
 use crate::config::ServeConfig;
 use crate::error::Error;
 use crate::logging;
+use http::Told;
 use listen::Ports;
 use ready::ReadyFile;
 
@@ -48,18 +50,29 @@ pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
 
 async fn run(config: &ServeConfig) -> Result<(), Error> {
     let stop = signals::listen()?;
-    let ports = Ports::bind(config).await?;
+    let mut ports = Ports::bind(config).await?;
     let (bridge, jobs) = wire(config, &ports)?;
-    let endpoint = ports.job_endpoint();
+    let (endpoint, http_endpoint) = (ports.job_endpoint(), ports.http_endpoint());
 
     let mut routes = Routes::builder();
     jobs.add_services(&mut routes);
     bridge.add_services(&mut routes);
     let (closing, closed) = watch::channel(false);
+    let http = ports.take_http_listener();
     let mut servers = start_servers(ports, &routes.routes(), &closed);
+    if let Some(listener) = http {
+        let http = http::serve(listener, Told { jobs: jobs.clone(), bridge: bridge.clone() }, closed);
+        servers.spawn(async move {
+            http.await;
+            Ok(())
+        });
+    }
 
     let ready = ReadyFile::write(config.ready_file.as_deref(), &endpoint)?;
     println!("beamline: job service at {endpoint}");
+    if let Some(endpoint) = http_endpoint {
+        println!("beamline: metrics at http://{endpoint}/metrics");
+    }
     if std::io::stderr().is_terminal() {
         tokio::spawn(progress::show(jobs.clone()));
     }
@@ -84,8 +97,12 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());
-    let native = NativeConfig { sdk_worker_parallelism: config.sdk_worker_parallelism() };
-    let backend = Arc::new(NativeRunner::new(bridge.clone(), native));
+    let native = NativeConfig {
+        sdk_worker_parallelism: config.sdk_worker_parallelism(),
+        memory_limit: config.memory_limit(),
+        spill_dir: config.spill_dir(),
+    };
+    let backend = Arc::new(NativeRunner::new(bridge.clone(), native)?);
     let artifacts_dir = config.artifacts_dir();
     let jobs = JobServiceConfig {
         artifact_endpoint: ports.artifact_endpoint(),

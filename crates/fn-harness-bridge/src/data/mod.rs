@@ -4,8 +4,8 @@ mod outbound;
 
 use std::sync::Arc;
 
-use beam_model::fn_execution::Elements;
 use beam_model::fn_execution::beam_fn_data_server::BeamFnData;
+use beam_model::fn_execution::{Elements, elements};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::BridgeError;
@@ -55,7 +55,7 @@ async fn read_elements(worker: Arc<WorkerSession>, mut frames: Streaming<Element
             message = frames.message() => message,
         };
         let received = match message {
-            Ok(Some(frame)) => receive(&worker, frame),
+            Ok(Some(frame)) => take(&worker, frame).await,
             Ok(None) => Err("ended its data stream".to_owned()),
             Err(status) => Err(format!("lost its data stream ({})", status.message())),
         };
@@ -64,6 +64,20 @@ async fn read_elements(worker: Arc<WorkerSession>, mut frames: Streaming<Element
             return;
         }
     }
+}
+
+/// Receives a frame where that may wait for a disk, if it may have to. The worker's next frame is not read before: so a worker
+/// that writes faster than the disk is held back.
+async fn take(worker: &Arc<WorkerSession>, frame: Elements) -> Result<(), String> {
+    let waits = |data: &elements::Data| {
+        worker.bundle(&data.instruction_id).is_some_and(|bundle| bundle.may_wait(data.data.len()))
+    };
+    if !frame.data.iter().any(waits) {
+        return receive(worker, frame);
+    }
+    let worker = worker.clone();
+    let received = tokio::task::spawn_blocking(move || receive(&worker, frame));
+    received.await.unwrap_or_else(|error| Err(format!("sent data that could not be taken in ({error})")))
 }
 
 /// Errors: the worker broke the protocol; how, to follow "worker X …".

@@ -293,6 +293,14 @@ impl<B: Clone> Engine<B> {
         std::mem::take(&mut self.actions)
     }
 
+    /// How many blocks wait before stages, and how many bytes they have.
+    pub fn waiting(&self) -> (u64, u64) {
+        let stages = self.stages.values();
+        stages.fold((0, 0), |(blocks, bytes), stage| {
+            (blocks + stage.waiting() as u64, bytes + stage.pending_bytes)
+        })
+    }
+
     /// Bundles running now.
     pub fn bundles_in_flight(&self) -> usize {
         self.bundles.len()

@@ -1,27 +1,27 @@
 //! One attempt of a bundle: inputs out to a worker, outputs and residuals back. Meanwhile what it gives back goes to
 //! the engine, and how far it is to the job's metrics.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::merging::{MergedInput, Merger};
+use super::collectors::compute;
+use super::merging::{self, MergedInput, Merger};
+use super::outputs::{ByCollection, Outputs};
 use super::splits::{Input, Split};
 use super::state::StageState;
 use super::{FaultInjection, Progress, Report, late, timers, with_user_names};
 use crate::engine::{Attempt, Block, BundleId, EngineEvent, MAX_ATTEMPTS, Partition, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
-use crate::plan::{Collection, CollectionId, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
+use crate::plan::{Collection, CombineStage, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
 use crate::ports::{
-    BundleControl, BundleInput, BundleRequests, BundleResult, BundleSplit, OutputReceiver, RemoteBundle,
-    Residual, SplitTaken, StageBundleFactory, TimerBlock,
+    BundleControl, BundleInput, BundleRequests, BundleResult, RemoteBundle, Residual, StageBundleFactory,
+    Storage, StoredBlock,
 };
 use crate::runner_transforms::elements;
 use crate::state::{BundleState, CacheUse};
@@ -31,12 +31,10 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// Splits that wait to be told to the engine. A worker answers one question at a time.
 const SPLITS: usize = 16;
 
-type Blocks = Vec<Block<Bytes>>;
-
 /// What a successful attempt brings.
 pub(super) struct Done {
-    pub(super) outputs: Vec<(CollectionId, Blocks)>,
-    pub(super) residuals: Vec<(Block<Bytes>, Duration)>,
+    pub(super) outputs: ByCollection,
+    pub(super) residuals: Vec<(Block<StoredBlock>, Duration)>,
     pub(super) timers: Vec<TimerChange>,
     /// What it wrote to user state, to be committed.
     pub(super) state: Option<Arc<BundleState>>,
@@ -61,6 +59,7 @@ pub(super) struct Content {
 
 pub(super) struct Run {
     pub(super) plan: Arc<ExecutionPlan>,
+    pub(super) storage: Arc<dyn Storage>,
     pub(super) node: NodeId,
     pub(super) bundle: BundleId,
     pub(super) attempt: Attempt,
@@ -82,6 +81,8 @@ pub(super) struct Workers {
     pub(super) stage: Arc<dyn StageBundleFactory>,
     /// There if windows of the stage are merged by the SDK.
     pub(super) merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    pub(super) combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl Run {
@@ -91,7 +92,13 @@ impl Run {
             return Err((Fault::runner("only stages have bundles"), Vec::new()));
         };
         let (split, splits) = mpsc::channel(SPLITS);
-        let outputs = Arc::new(Outputs { written: Mutex::default(), input: self.input.clone(), split });
+        let outputs = Arc::new(Outputs::new(
+            self.plan.clone(),
+            self.node,
+            self.storage.clone(),
+            self.input.clone(),
+            split,
+        ));
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
         let (watermark, draining) = (self.content.watermark, self.content.draining);
@@ -101,16 +108,18 @@ impl Run {
         let merged = match &stage.keyed {
             None => MergedInput { blocks, ..Default::default() },
             Some(keyed) => {
-                let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+                let (open, late) = late::drop_late(keyed, input, blocks, watermark, self.storage.as_ref())
+                    .map_err(failed)?;
                 dropped = Dropped { late, closed: 0 };
-                let by_key = ByKey { stage: keyed, input, watermark, state: &self.state, workers };
+                let (combines, state, storage) = (&stage.combines, &self.state, self.storage.as_ref());
+                let by_key = ByKey { stage: keyed, combines, input, watermark, state, workers, storage };
                 by_key.prepare(open).await.map_err(failed)?
             }
         };
         let MergedInput { blocks, mut timers, results } = merged;
         let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &due));
         let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
-        let given = blocks.clone().into_iter().map(Ok);
+        let given = blocks.clone().into_iter().map(|block| block.read());
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
             inputs: vec![BundleInput {
@@ -133,14 +142,15 @@ impl Run {
         }
         // What is left of what was truncated is not to be truncated again.
         let truncated = draining || self.input.blocks.iter().any(|block| block.truncated);
-        let mut residuals = residuals(&plan, stage, &mut result, truncated).map_err(failed)?;
+        let mut residuals =
+            residuals(&plan, stage, &mut result, truncated, self.storage.as_ref()).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
             let given_back = self.input.rest(first).map_err(failed)?;
             residuals.extend(given_back.into_iter().map(|block| (block, Duration::ZERO)));
         }
         let set = outputs.take_timers();
-        let outputs = outputs.sort(&plan, stage).map_err(failed)?;
+        let outputs = compute(self.storage.as_ref(), 0, move || outputs.take()).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
@@ -206,25 +216,31 @@ impl Run {
 /// The input of a stage that processes elements by key.
 struct ByKey<'a> {
     stage: &'a KeyedStage,
+    combines: &'a [CombineStage],
     input: &'a Collection,
     watermark: EventTime,
     state: &'a StageState,
     workers: &'a Workers,
+    storage: &'a dyn Storage,
 }
 
 impl ByKey<'_> {
     /// Merges windows and sorts elements, if the stage wants that.
-    async fn prepare(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
-        let Self { stage, input, watermark, state, workers } = self;
+    async fn prepare(self, blocks: Vec<StoredBlock>) -> Result<MergedInput, Fault> {
+        let Self { stage, combines, input, watermark, state, workers, storage } = self;
         let mut merged = match &state.user {
             None => MergedInput { blocks, ..Default::default() },
             Some(state) => {
-                let workers = workers.merge.as_deref();
-                Merger { stage, input, state, watermark, workers }.merge(blocks).await?
+                let merge = workers.merge.as_deref();
+                let merger = Merger { stage, input, state, watermark, workers: merge, storage };
+                let merged = merger.merge(blocks).await?;
+                let combines = combines.iter().zip(&workers.combine);
+                merging::combine_states(combines, state, &merged.results).await?;
+                merged
             }
         };
         if stage.time_sorted {
-            merged.blocks = vec![elements::sorted_by_time(input, merged.blocks)?];
+            merged.blocks = vec![elements::sorted_by_time(input, &merged.blocks, storage)?];
         }
         Ok(merged)
     }
@@ -252,11 +268,12 @@ fn residuals(
     stage: &Stage,
     result: &mut BundleResult,
     truncated: bool,
-) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
+    storage: &dyn Storage,
+) -> Result<Vec<(Block<StoredBlock>, Duration)>, Fault> {
     let mut found = Vec::new();
     let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
     for residual in std::mem::take(&mut result.residuals).into_iter().chain(split) {
-        let (block, delay) = residual_block(plan, stage, &residual)?;
+        let (block, delay) = residual_block(plan, stage, &residual, storage)?;
         found.push((Block { truncated, ..block }, delay));
     }
     Ok(found)
@@ -267,7 +284,8 @@ pub(super) fn residual_block(
     plan: &ExecutionPlan,
     stage: &Stage,
     residual: &Residual,
-) -> Result<(Block<Bytes>, Duration), Fault> {
+    storage: &dyn Storage,
+) -> Result<(Block<StoredBlock>, Duration), Fault> {
     if stage.restriction_reader.as_deref() != Some(residual.transform_id.as_str()) {
         let name = plan.transform_names.get(&residual.transform_id).unwrap_or(&residual.transform_id);
         return Err(Fault::environment(format!(
@@ -277,7 +295,7 @@ pub(super) fn residual_block(
         .fatal());
     }
     let hold = hold_of(plan, stage, residual)?;
-    Ok((Block { hold, ..elements::block(residual.element.clone()) }, residual.delay))
+    Ok((Block { hold, ..elements::put(residual.element.clone(), storage)? }, residual.delay))
 }
 
 /// Before which event time nothing will come of a residual. What does not say so holds at its own time.
@@ -292,71 +310,5 @@ fn hold_of(plan: &ExecutionPlan, stage: &Stage, residual: &Residual) -> Result<E
     match elements::Elements::new(input, residual.element.clone()).next() {
         Some(element) => element?.timestamp(),
         None => Ok(EventTime::MIN),
-    }
-}
-
-/// What the sinks wrote so far, and the timers that were set.
-struct Outputs {
-    written: Mutex<Written>,
-    input: Arc<Input>,
-    split: mpsc::Sender<Split>,
-}
-
-#[derive(Default)]
-struct Written {
-    sinks: BTreeMap<String, Vec<Bytes>>,
-    timers: Vec<TimerBlock>,
-}
-
-impl OutputReceiver for Outputs {
-    fn receive(&self, transform_id: &str, data: Bytes) -> Result<(), Fault> {
-        let sinks = &mut self.written().sinks;
-        match sinks.get_mut(transform_id) {
-            Some(blocks) => blocks.push(data),
-            None => {
-                sinks.insert(transform_id.to_owned(), vec![data]);
-            }
-        }
-        Ok(())
-    }
-
-    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
-        self.written().timers.push(timers);
-        Ok(())
-    }
-
-    fn receive_split(&self, split: &BundleSplit) -> Result<SplitTaken, Fault> {
-        let (taken, split) = self.input.split(split)?;
-        if let Some(split) = split {
-            let full = |_| Fault::runner("a bundle was split more often than the engine could be told");
-            self.split.try_send(split).map_err(full)?;
-        }
-        Ok(taken)
-    }
-}
-
-impl Outputs {
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.written.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_timers(&self) -> Vec<TimerBlock> {
-        std::mem::take(&mut self.written().timers)
-    }
-
-    /// By collection, cut as the plan wants it.
-    fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Blocks)>, Fault> {
-        let sinks = std::mem::take(&mut self.written().sinks);
-        let mut outputs = Vec::new();
-        for (sink, blocks) in sinks {
-            let collection = *stage.sinks.get(&sink).ok_or_else(|| {
-                Fault::environment(format!(
-                    "{}: a worker wrote to {sink:?}, which is no sink of it",
-                    stage.spec.name
-                ))
-            })?;
-            outputs.push((collection, elements::cut(&plan.collections[collection.0], blocks)?));
-        }
-        Ok(outputs)
     }
 }

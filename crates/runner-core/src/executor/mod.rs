@@ -8,8 +8,10 @@ mod attempt;
 mod await_side_inputs;
 mod clock;
 mod collectors;
+mod handed_out;
 mod late;
 mod merging;
+mod outputs;
 mod splits;
 mod state;
 mod test_stream;
@@ -25,19 +27,21 @@ use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
-use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
+use crate::meters::{Meters, WaitingShare};
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
+    StoredBlock,
 };
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
@@ -51,6 +55,8 @@ use test_stream::Player;
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a bundle of unbounded input runs at a stretch, if it can be split.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether user state has to make room. Whoever asks for some makes room anyway.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// How often workers are asked for the metrics of their process; besides that, when the job ends.
 const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
 /// Results that may wait for the engine; who has more waits.
@@ -63,6 +69,8 @@ pub struct Execution {
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
+    /// Keeps what the job has made and not yet used.
+    pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
     pub clock: Clock,
@@ -98,6 +106,8 @@ pub struct Progress {
     pub bundles_failed: AtomicU64,
     /// What the author of the job is to be told when it has ended.
     pub warnings: Mutex<Vec<String>>,
+    /// Of the server, to be counted in.
+    pub meters: Arc<Meters>,
 }
 
 impl Progress {
@@ -117,7 +127,7 @@ enum Report {
     Attempt { bundle: BundleId, attempt: Attempt, result: attempt::Outcome },
     SideInput { collection: CollectionId, ready: Arc<SideInput> },
     LiveSideInput { collection: CollectionId, snapshot: Arc<Snapshot> },
-    Event(EngineEvent<Bytes>),
+    Event(EngineEvent<StoredBlock>),
 }
 
 /// Runs a job to its end. Bundles still running then are given up; the workers are the caller's to close.
@@ -137,13 +147,17 @@ pub async fn run(execution: Execution) -> Outcome {
         }
     });
     let player =
-        Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
-            tasks.spawn(play);
-            player
-        });
+        Player::new(plan.clone(), execution.workers.clone(), execution.storage.clone(), reports.clone());
+    let player = player.map(|(player, play)| {
+        tasks.spawn(play);
+        player
+    });
+    let iterables = Arc::new(Iterables::default());
+    let (progress, storage) = (execution.progress.clone(), execution.storage.clone());
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone(), execution.progress.clone()),
+        collectors: Collectors::new(reports.clone(), progress, storage, iterables.clone()),
+        iterables,
         engine,
         reports,
         stages,
@@ -159,9 +173,20 @@ pub async fn run(execution: Execution) -> Outcome {
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
+        waiting: WaitingShare::new(execution.progress.meters.clone()),
         execution,
     };
     job.run(inbox).await
+}
+
+/// So few bytes are dealt with where they are; handing them to another thread costs more.
+const INLINE_BYTES: u64 = 64 << 10;
+
+/// Whether taking in so many bytes, or reading them, may keep a thread for long: there are many of them, or they may have to go
+/// to a disk or come from one.
+fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
+    let budget = storage.budget();
+    bytes > INLINE_BYTES || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit()
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
@@ -179,6 +204,8 @@ struct StageWorkers {
     drain: Option<Arc<dyn StageBundleFactory>>,
     /// Merges the windows of its state and timers; there if only the SDK can.
     merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl StageWorkers {
@@ -190,19 +217,24 @@ impl StageWorkers {
                 Merging::Never | Merging::Sessions => None,
                 Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
             }),
+            combine: stage.combines.iter().map(|combine| workers.stage(combine.spec.clone())).collect(),
         };
         plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
     fn of_bundle(&self, draining: bool) -> attempt::Workers {
         let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
+        attempt::Workers {
+            stage: drain.unwrap_or(&self.ordinary).clone(),
+            merge: self.merge.clone(),
+            combine: self.combine.clone(),
+        }
     }
 }
 
 struct Job {
     execution: Execution,
-    engine: Engine<Bytes>,
+    engine: Engine<StoredBlock>,
     /// There if the pipeline has a TestStream.
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
@@ -215,6 +247,8 @@ struct Job {
     /// What workers know of it.
     caches: HashMap<NodeId, Arc<UserStateCaches>>,
     collectors: Collectors,
+    /// Values of groups that stay here until workers ask for them.
+    iterables: Arc<Iterables>,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
     /// How to ask running bundles something.
@@ -229,11 +263,12 @@ struct Job {
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
+    waiting: WaitingShare,
 }
 
 impl Job {
     async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Outcome {
-        let impulse = elements::block(impulse_element());
+        let impulse = elements::block(StoredBlock::in_memory(impulse_element()));
         let mut next = Some(EngineEvent::Started { impulse });
         let mut wish = self.execution.wish.clone();
         loop {
@@ -249,10 +284,14 @@ impl Job {
             next = tokio::select! {
                 // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
                 biased;
-                wish = wished(&mut wish, granted) => self.grant(wish),
+                wish = wished(&mut wish, granted) => {
+                    self.execution.workers.waited_for_others();
+                    self.grant(wish)
+                }
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
                 () = at(wake) => {
+                    self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
@@ -261,7 +300,7 @@ impl Job {
         }
     }
 
-    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<Bytes>> {
+    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<StoredBlock>> {
         self.granted = wish;
         match wish {
             Wish::GoOn => None,
@@ -270,9 +309,14 @@ impl Job {
         }
     }
 
-    fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
+    fn receive(&mut self, report: Report) -> EngineEvent<StoredBlock> {
         match report {
-            Report::Event(event) => event,
+            Report::Event(event) => {
+                if matches!(event, EngineEvent::TestStream(_)) {
+                    self.execution.workers.waited_for_others();
+                }
+                event
+            }
             Report::SideInput { collection, ready } => {
                 self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
@@ -297,13 +341,14 @@ impl Job {
                 metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
                 drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
+                self.execution.progress.meters.bundles.failed.add(1);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
             }
         }
     }
 
     /// The outcome, if the job is over.
-    fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
+    fn step(&mut self, event: EngineEvent<StoredBlock>) -> Option<Outcome> {
         for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
@@ -317,7 +362,12 @@ impl Job {
                     watermark,
                     draining,
                 } => {
-                    let input = splits::Input::new(self.execution.plan.clone(), node, blocks);
+                    let input = splits::Input::new(
+                        self.execution.plan.clone(),
+                        node,
+                        blocks,
+                        self.execution.storage.clone(),
+                    );
                     let content = Content { timers, partitions, watermark, draining };
                     self.run_bundle(node, bundle, attempt, Arc::new(input), content)
                 }
@@ -345,6 +395,8 @@ impl Job {
                 EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
         }
+        let (blocks, bytes) = self.engine.waiting();
+        self.waiting.set(blocks, bytes);
         None
     }
 
@@ -423,8 +475,14 @@ impl Job {
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
-            let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
-            Arc::new(self.states.entry(node).or_insert_with(store).begin())
+            let store = self.states.entry(node).or_insert_with(|| {
+                let storage = self.execution.storage.clone();
+                let store = Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone(), storage));
+                let room = keep_room(store.clone());
+                self.tasks.spawn(collectors::report_failure(self.reports.clone(), room));
+                store
+            });
+            Arc::new(store.begin())
         });
         // When windows merge their state is put together here, and workers do not learn of it.
         let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
@@ -440,12 +498,19 @@ impl Job {
         self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
         let run = attempt::Run {
             plan: plan.clone(),
+            storage: self.execution.storage.clone(),
             node,
             bundle,
             attempt,
             input,
             content,
-            state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
+            state: Arc::new(state::StageState {
+                side_inputs,
+                user,
+                cache: cache.clone(),
+                storage: self.execution.storage.clone(),
+                iterables: self.iterables.clone(),
+            }),
             inject: self.execution.inject,
             requests,
             control,
@@ -454,6 +519,7 @@ impl Job {
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
+        self.execution.progress.meters.bundles.started.add(1);
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             let result = run.run(&workers).await;
@@ -510,6 +576,7 @@ impl Job {
             cache.commit();
         }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
+        self.execution.progress.meters.bundles.committed.add(1);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);
         self.execution.progress.metrics().bundle_committed(&infos);
         if let Some(finalizer) = finalizer {
@@ -539,8 +606,22 @@ impl Job {
     }
 }
 
+/// Has state of keys that nobody asks for make room for others.
+async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    let mut watch = tokio::time::interval(ROOM_EVERY);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        watch.tick().await;
+        if store.has_to_make_room() {
+            let store = store.clone();
+            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
+            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
+        }
+    }
+}
+
 /// A task that panicked reports nothing, and the job would wait for it for ever.
-fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
+fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> {
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use beam_model::time::EventTime;
-use bytes::Bytes;
 
 use super::attempt::residual_block;
 use super::collectors::{compute, size};
@@ -13,14 +12,17 @@ use crate::engine::{Block, Helper, is_worth_splitting};
 use crate::fault::Fault;
 use crate::metrics::elements_done;
 use crate::plan::{Collection, ExecutionPlan, Node, NodeId, Stage};
-use crate::ports::{BundleControl, BundleSplit, ElementCount, SplitTaken, StageBundleFactory};
+use crate::ports::{
+    BundleControl, BundleSplit, ElementCount, SplitTaken, StageBundleFactory, Storage, StoredBlock,
+};
 use crate::runner_transforms::elements;
 
 /// The input of an attempt.
 pub(super) struct Input {
     plan: Arc<ExecutionPlan>,
     node: NodeId,
-    pub(super) blocks: Vec<Block<Bytes>>,
+    storage: Arc<dyn Storage>,
+    pub(super) blocks: Vec<Block<StoredBlock>>,
     /// How many elements each block has, once somebody has wanted to know.
     counts: OnceLock<Vec<usize>>,
     /// The same for all of them.
@@ -33,7 +35,7 @@ struct Kept {
     /// The elements before this one are kept whole.
     whole: usize,
     /// What is kept of the one after them.
-    part: Vec<Block<Bytes>>,
+    part: Vec<Block<StoredBlock>>,
     /// Something was given back that is not other work before the commit. So nothing after it can be, or it would be
     /// lost if the bundle failed.
     fixed: bool,
@@ -42,12 +44,17 @@ struct Kept {
 
 /// What is left to a running attempt, and what is not.
 pub(super) struct Split {
-    pub(super) kept: Vec<Block<Bytes>>,
-    pub(super) given_back: Vec<(Block<Bytes>, Duration)>,
+    pub(super) kept: Vec<Block<StoredBlock>>,
+    pub(super) given_back: Vec<(Block<StoredBlock>, Duration)>,
 }
 
 impl Input {
-    pub(super) fn new(plan: Arc<ExecutionPlan>, node: NodeId, blocks: Vec<Block<Bytes>>) -> Self {
+    pub(super) fn new(
+        plan: Arc<ExecutionPlan>,
+        node: NodeId,
+        blocks: Vec<Block<StoredBlock>>,
+        storage: Arc<dyn Storage>,
+    ) -> Self {
         let (mut at_once, mut elements) = (false, ElementCount::default());
         if let Node::Stage(stage) = &plan.nodes[node.0] {
             at_once = stage.splits_at_once(plan.streaming);
@@ -57,7 +64,7 @@ impl Input {
             }
         }
         let kept = || Mutex::new(Kept { whole: usize::MAX, part: Vec::new(), fixed: false, splits: 0 });
-        Self { kept: at_once.then(kept), plan, node, blocks, counts: OnceLock::new(), elements }
+        Self { kept: at_once.then(kept), plan, node, storage, blocks, counts: OnceLock::new(), elements }
     }
 
     fn stage(&self) -> Result<(&Stage, &Collection), Fault> {
@@ -84,7 +91,7 @@ impl Input {
     }
 
     /// Some of the elements, blocks cut where they have to be.
-    fn part(&self, range: Range<usize>) -> Result<Vec<Block<Bytes>>, Fault> {
+    fn part(&self, range: Range<usize>) -> Result<Vec<Block<StoredBlock>>, Fault> {
         let (_, collection) = self.stage()?;
         let (mut first, mut found) = (0, Vec::new());
         for (block, count) in self.blocks.iter().zip(self.counts()?) {
@@ -92,7 +99,8 @@ impl Input {
             if from == first && to == first + count {
                 found.push(block.clone());
             } else if from < to {
-                found.push(elements::part(collection, block, from - first..to - first)?);
+                let range = from - first..to - first;
+                found.push(elements::part(collection, block, range, self.storage.as_ref())?);
             }
             first += count;
         }
@@ -100,7 +108,7 @@ impl Input {
     }
 
     /// The elements from `first` on, but for those that are work of others already.
-    pub(super) fn rest(&self, first: usize) -> Result<Vec<Block<Bytes>>, Fault> {
+    pub(super) fn rest(&self, first: usize) -> Result<Vec<Block<StoredBlock>>, Fault> {
         let end = self.kept().map_or(usize::MAX, |kept| kept.whole);
         self.part(first..end.max(first))
     }
@@ -139,7 +147,7 @@ impl Input {
         }
         let mut given_back = Vec::new();
         for residual in &split.residuals {
-            given_back.push(residual_block(&self.plan, stage, residual)?);
+            given_back.push(residual_block(&self.plan, stage, residual, self.storage.as_ref())?);
         }
         given_back.extend(self.part(first.min(count)..count)?.into_iter().map(|it| (it, Duration::ZERO)));
         if given_back.is_empty() {
@@ -148,7 +156,9 @@ impl Input {
         if cut {
             // Nothing of it can come earlier than what could have come of all of it.
             let of = self.part(whole..whole + 1)?.first().map_or(EventTime::MIN, |block| block.hold);
-            let primaries = split.primaries.iter().map(|primary| residual_block(&self.plan, stage, primary));
+            let storage = self.storage.as_ref();
+            let primaries =
+                split.primaries.iter().map(|primary| residual_block(&self.plan, stage, primary, storage));
             let primaries = primaries.map(|block| Ok(Block { hold: of, ..block?.0 }));
             kept.part = primaries.collect::<Result<_, Fault>>()?;
         }
@@ -171,7 +181,8 @@ impl Input {
         let splits = || self.kept().map(|kept| kept.splits);
         let before = splits();
         let counted = self.clone();
-        let counted = compute(size(&self.blocks), move || counted.counts().map(|_| ())).await;
+        let count = move || counted.counts().map(|_| ());
+        let counted = compute(self.storage.as_ref(), size(&self.blocks), count).await;
         // What is malformed fails the bundle where it is read.
         if counted.is_err() || !self.is_worth_splitting(&control, helper).await {
             return false;

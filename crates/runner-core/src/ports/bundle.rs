@@ -60,6 +60,10 @@ pub trait JobBundleFactory: Send + Sync {
         Vec::new()
     }
 
+    /// Until now nothing more could be done than what workers do already: it took time to go on, or somebody
+    /// else to speak. Workers that had nothing to do did not wait for the runner. For its meters only.
+    fn waited_for_others(&self) {}
+
     /// Stops every worker of the job and frees all that they held. Bounded: a worker that does not
     /// stop is killed. Called once, when no bundle runs any more.
     async fn close(&self);
@@ -153,6 +157,12 @@ pub trait OutputReceiver: Send + Sync {
 
     /// Timers that the bundle set or cleared, in the order in which it did. An error ends the bundle.
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault>;
+
+    /// Whether receiving so many bytes now may take long, e.g. because others have to be written to a disk first. That is to be
+    /// done where it holds up nobody but the bundle's worker.
+    fn may_wait(&self, _bytes: u64) -> bool {
+        false
+    }
 
     /// The worker has given back a part of the bundle. An error ends the bundle. Splits come in their order, and all
     /// of them before [`StageBundleFactory::process`] returns a result.

@@ -22,8 +22,8 @@ fn reader() -> Arc<ExecutionPlan> {
 
 /// Blocks of elements of one letter each.
 fn input(plan: &Arc<ExecutionPlan>, blocks: &[&str]) -> Input {
-    let block = |letters: &&str| elements::block(pairs(letters));
-    Input::new(plan.clone(), NodeId(2), blocks.iter().map(block).collect())
+    let block = |letters: &&str| elements::block(StoredBlock::in_memory(pairs(letters)));
+    Input::new(plan.clone(), NodeId(2), blocks.iter().map(block).collect(), SpillingStorage::new())
 }
 
 fn pairs(letters: &str) -> Bytes {
@@ -41,8 +41,8 @@ fn letters_of(plan: &ExecutionPlan, data: &Bytes) -> String {
         .collect()
 }
 
-fn letters<'a>(plan: &ExecutionPlan, blocks: impl Iterator<Item = &'a Block<Bytes>>) -> String {
-    let blocks: Vec<_> = blocks.map(|block| letters_of(plan, &block.data)).collect();
+fn letters<'a>(plan: &ExecutionPlan, blocks: impl Iterator<Item = &'a Block<StoredBlock>>) -> String {
+    let blocks: Vec<_> = blocks.map(|block| letters_of(plan, &block.data.read().unwrap())).collect();
     blocks.join("|")
 }
 
@@ -151,11 +151,11 @@ fn each_part_of_a_block_holds_at_its_own_time() {
         builder.last_stage().restriction_reader = Some("transform".to_owned());
     });
     let data: Vec<u8> = [(5, "a"), (3, "b"), (4, "c")].map(|(time, key)| at_time(time, key, 1)).concat();
-    let block = Block { hold: EventTime(3), ..elements::block(data.into()) };
-    let input = |blocks| Input::new(plan.clone(), NodeId(2), blocks);
+    let block = Block { hold: EventTime(3), ..elements::block(StoredBlock::in_memory(data.into())) };
+    let input = |blocks| Input::new(plan.clone(), NodeId(2), blocks, SpillingStorage::new());
     let holds = |split: Split| {
         let given_back = split.given_back.iter().map(|(block, _)| block);
-        let hold = |block: &Block<Bytes>| block.hold.millis();
+        let hold = |block: &Block<StoredBlock>| block.hold.millis();
         (split.kept.iter().map(hold).collect::<Vec<_>>(), given_back.map(hold).collect::<Vec<_>>())
     };
     let split = input(vec![block.clone()]).split(&cut(0, 1)).unwrap().1.unwrap();
