@@ -144,7 +144,7 @@ fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
 /// Else a case could not be looked into again.
 #[test]
 fn a_seed_is_the_same_each_time() {
-    for seed in seeds(CASES).take(100) {
+    for seed in seeds(CASES).take(40) {
         assert_eq!(simulate(seed), simulate(seed), "SEED={seed}");
     }
 }
