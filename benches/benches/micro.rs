@@ -92,9 +92,9 @@ fn partition(criterion: &mut Criterion) {
         live: None,
     };
     let block = pairs();
+    let storage = MemoryStorage::unlimited();
     let mut group = criterion.benchmark_group("divide by key");
     group.throughput(Throughput::Elements(ELEMENTS as u64));
-    let storage = MemoryStorage::unlimited();
     group.bench_function("pairs of 100 B", |bencher| {
         bencher.iter(|| black_box(elements::cut(&keyed, [block.clone()], storage.as_ref()).is_ok()));
     });

@@ -102,7 +102,11 @@ impl Run {
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
         let (watermark, draining) = (self.content.watermark, self.content.draining);
-        let due = std::mem::take(&mut self.content.timers);
+        let mut due = std::mem::take(&mut self.content.timers);
+        if self.storage.budget().on_disk() > 0 {
+            // Those of one key stay in their order. State is read back partition by partition.
+            due.sort_by_cached_key(|timer| elements::partition_of(&timer.id.key));
+        }
         let blocks = self.input.blocks.iter().map(|block| block.data.clone()).collect();
         let mut dropped = Dropped::default();
         let merged = match &stage.keyed {

@@ -553,6 +553,9 @@ impl Job {
 
 /// Has state of keys that nobody asks for make room for others.
 async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    if !store.is_limited() {
+        return Ok(());
+    }
     let mut watch = tokio::time::interval(ROOM_EVERY);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -23,6 +23,10 @@ pub(crate) const PARTITIONS: u64 = 128;
 /// than a small part of the memory.
 const SHARE_BYTES: (u64, u64) = (4 << 10, 256 << 10);
 const SHARES_IN_BUDGET: u64 = 32 * PARTITIONS;
+/// A block that is more than twice as large is cut into pieces of about this size, since blocks are on their way to a worker as a
+/// whole; into smaller ones if that is much of the memory.
+const PIECE_BYTES: (u64, u64) = (64 << 10, 1 << 20);
+const PIECES_IN_BUDGET: u64 = 64;
 /// What is smaller is copied: it may be all that is left of the message that it came in.
 const COPIED_BYTES: usize = 4 << 10;
 
@@ -115,9 +119,13 @@ impl Cutter {
         match collection.grain {
             Grain::Block if collection.by_key => return self.add_to_shares(collection, data, storage),
             Grain::Block => {
-                let hold = earliest(collection, &data)?;
-                let data = if data.len() < COPIED_BYTES { Bytes::copy_from_slice(&data) } else { data };
-                self.blocks.push(Block { hold, ..put(data, storage)? });
+                let size = storage.budget().limit() / PIECES_IN_BUDGET;
+                let size = size.clamp(PIECE_BYTES.0, PIECE_BYTES.1) as usize;
+                for data in pieces(collection, data, size)? {
+                    let hold = earliest(collection, &data)?;
+                    let data = if data.len() < COPIED_BYTES { Bytes::copy_from_slice(&data) } else { data };
+                    self.blocks.push(Block { hold, ..put(data, storage)? });
+                }
             }
             Grain::Element => {
                 for element in Elements::new(collection, data) {
@@ -176,6 +184,25 @@ impl Cutter {
         }
         Ok(self.blocks)
     }
+}
+
+/// A block as it is, or in pieces of whole elements if it is large.
+fn pieces(collection: &Collection, data: Bytes, size: usize) -> Result<Vec<Bytes>, Fault> {
+    if data.len() <= 2 * size {
+        return Ok(vec![data]);
+    }
+    let (mut pieces, mut start, mut end) = (Vec::new(), 0, 0);
+    for element in Elements::new(collection, data.clone()) {
+        end += element?.data.len();
+        if end - start >= size {
+            pieces.push(data.slice(start..end));
+            start = end;
+        }
+    }
+    if start < end {
+        pieces.push(data.slice(start..end));
+    }
+    Ok(pieces)
 }
 
 /// A block of encoded elements in the storage, that belongs to no key and does not say its time.

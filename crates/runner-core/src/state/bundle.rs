@@ -140,7 +140,7 @@ impl BundleState {
         write: impl FnOnce(&mut CellWrites, &dyn Storage) -> Result<(), Fault>,
     ) -> Result<(), Fault> {
         self.write_to(owner, write)?;
-        self.store.make_room()
+        self.store.make_room_for_bundle()
     }
 
     fn write_to(

@@ -21,6 +21,9 @@ use crate::runner_transforms::elements::{PARTITIONS, partition_of};
 /// A store keeps this part of the budget in memory, even if there is no room: else what is asked for next might have to be read
 /// every time.
 const KEPT_IN_BUDGET: u64 = 32;
+/// Partitions that were asked for something last stay in memory while bundles run: these will ask for more of them. Bundles have
+/// their elements, and timers that fire, partition by partition.
+const KEPT_PARTITIONS: usize = 4;
 
 /// All user state of one stage of one job: committed values only.
 pub struct StateStore {
@@ -89,6 +92,16 @@ impl StateStore {
     ///
     /// Errors: the storage has no room either.
     pub fn make_room(&self) -> Result<(), Fault> {
+        self.make_room_but_for(0)
+    }
+
+    /// The same for a bundle that will go on asking.
+    pub(super) fn make_room_for_bundle(&self) -> Result<(), Fault> {
+        self.make_room_but_for(KEPT_PARTITIONS)
+    }
+
+    /// `last`: so many partitions, those that were asked for something last, stay.
+    fn make_room_but_for(&self, last: usize) -> Result<(), Fault> {
         let budget = self.storage.budget();
         if !budget.is_over() {
             return Ok(());
@@ -96,6 +109,7 @@ impl StateStore {
         self.storage.make_room()?;
         let mut in_memory: Vec<_> = self.partitions.iter().filter_map(candidate).collect();
         in_memory.sort_unstable_by_key(|(used, ..)| *used);
+        in_memory.truncate(in_memory.len().saturating_sub(last));
         let mut left: u64 = in_memory.iter().map(|(_, memory, _)| memory).sum();
         for (_, memory, partition) in in_memory {
             if !budget.is_over() || left <= budget.limit() / KEPT_IN_BUDGET {
@@ -107,6 +121,11 @@ impl StateStore {
             }
         }
         Ok(())
+    }
+
+    /// Whether there is an end to the memory.
+    pub fn is_limited(&self) -> bool {
+        self.storage.budget().limit() < u64::MAX
     }
 
     /// Whether [`Self::make_room`] may have to do something.
@@ -146,7 +165,7 @@ impl StateStore {
             partition.used = self.clock.fetch_add(1, Ordering::Relaxed);
             partition.settled(self.storage.as_ref())?.get(window, key).cloned()
         };
-        self.make_room()?;
+        self.make_room_for_bundle()?;
         Ok(cells)
     }
 

@@ -175,7 +175,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (place(), op()).prop_map(|(place, op)| Step::Do(place, op)),
         2 => (0..BUNDLES).prop_map(Step::Commit),
         1 => (0..BUNDLES).prop_map(Step::GiveUp),
-        1 => Just(Step::MakeRoom),
+        3 => Just(Step::MakeRoom),
         1 => place().prop_map(Step::Expire),
     ]
 }

@@ -1,9 +1,10 @@
 //! One value as it is kept: with its key and window, and its time if that counts.
 
-use std::hash::{DefaultHasher, Hasher};
+use std::hash::{BuildHasher, Hasher};
 
 use beam_model::coders::{CoderError, varint};
 use beam_model::time::EventTime;
+use foldhash::quality::FixedState;
 
 /// Bytes that a record takes at most besides its window, key and value: three lengths and a time.
 const MOST_BESIDES: usize = 3 * 10 + size_of::<i64>();
@@ -57,14 +58,14 @@ impl<'a> Record<'a> {
 
     /// The same for equal keys.
     pub(super) fn hash_of_key(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FixedState::default().build_hasher();
         hasher.write(self.key);
         hasher.finish()
     }
 
     /// The same for equal keys and windows.
     pub(super) fn hash_of_key_and_window(&self) -> u64 {
-        let mut hasher = DefaultHasher::new();
+        let mut hasher = FixedState::default().build_hasher();
         hasher.write(self.key);
         // Else moving a byte from the one to the other would change nothing.
         hasher.write_usize(self.key.len());
