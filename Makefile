@@ -43,8 +43,9 @@ test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='
 	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) $(VENV_PYTHON) -m pytest -c tests/sdk/pytest.ini \
 	  --session-timeout=$(SDK_TEST_SECONDS) tests/sdk $(ARGS)
 
-simulate: ## random plans under random schedules, in release (SEEDS=10000; SEED=n for one case again)
-	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release simulation
+simulate: ## random plans and pipelines under random schedules and faults, in release (SEEDS=10000; SEED=n for one again)
+	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release --lib simulation
+	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p beamline-tests --release --test simulation
 
 conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/capabilities.md (SUITE=portable ENV=EXTERNAL for some)
 	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) $(if $(ENV),--env $(ENV)) $(ARGS)

@@ -20,8 +20,8 @@ use fn_harness_bridge::{BridgeConfig, FnHarnessBridge, JobWorkers};
 use runner_core::fault::Fault;
 use runner_core::plan::{PlanGrain, plan_pipeline};
 use runner_core::ports::{
-    ArtifactSource, BundleInput, BundleRequests, OutputReceiver, RemoteBundle, StageBundleFactory,
-    StateHandler, StateKey, StatePage, TimerBlock, WorkerLog, WorkerLogSink,
+    ArtifactSource, BundleInput, BundleRequests, ElementCount, OutputReceiver, RemoteBundle,
+    StageBundleFactory, StateHandler, StateKey, StatePage, TimerBlock, WorkerLog, WorkerLogSink,
 };
 use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
@@ -128,7 +128,11 @@ impl Stage {
         let blocks = Box::new(blocks.into_iter().map(Ok));
         let bundle = RemoteBundle {
             instruction: "bench".to_owned(),
-            inputs: vec![BundleInput { transform_id: self.source.clone(), blocks, elements: None }],
+            inputs: vec![BundleInput {
+                transform_id: self.source.clone(),
+                blocks,
+                elements: ElementCount::default(),
+            }],
             timers: Vec::new(),
             state: Arc::new(Nothing),
             outputs: outputs.clone(),

@@ -14,6 +14,7 @@ use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
 use runner_core::plan::{Collection, Firing, Grain, Grouping, Merging, OutputTime, PlanGrain, plan_pipeline};
+use runner_core::ports::memory::MemoryStorage;
 use runner_core::runner_transforms::elements;
 use runner_core::runner_transforms::group_by_key::GroupByKey;
 
@@ -93,8 +94,9 @@ fn partition(criterion: &mut Criterion) {
     let block = pairs();
     let mut group = criterion.benchmark_group("divide by key");
     group.throughput(Throughput::Elements(ELEMENTS as u64));
+    let storage = MemoryStorage::unlimited();
     group.bench_function("pairs of 100 B", |bencher| {
-        bencher.iter(|| black_box(elements::cut(&keyed, vec![block.clone()]).is_ok()));
+        bencher.iter(|| black_box(elements::cut(&keyed, [block.clone()], storage.as_ref()).is_ok()));
     });
     group.finish();
 }
@@ -114,11 +116,12 @@ fn group_by_key(criterion: &mut Criterion) {
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("100 k pairs of 100 B, 10 k keys", |bencher| {
         bencher.iter(|| {
-            let mut groups = GroupByKey::new(grouping.clone(), "bench".to_owned());
+            let mut groups =
+                GroupByKey::new(grouping.clone(), "bench".to_owned(), MemoryStorage::unlimited(), None);
             let added = groups.add(&block, ProcessingTime(0));
             let grouped = groups.advance_watermark(EventTime::MAX);
             let blocks = groups.take_panes(Grain::Block).filter_map(Result::ok);
-            black_box((added.is_ok(), grouped.is_ok(), blocks.map(|block| block.len()).sum::<usize>()))
+            black_box((added.is_ok(), grouped.is_ok(), blocks.map(|pane| pane.data.len()).sum::<usize>()))
         });
     });
     group.bench_function("memory copy, in and out", |bencher| {

@@ -32,6 +32,8 @@ import time
 import grpc
 import pytest
 
+import slow
+
 RECORD = os.environ.get('BC_RECORD')
 DIRECT_NAMES = {
     'directrunner', 'switchingdirectrunner', 'apache_beam.runners.directrunner',
@@ -227,6 +229,10 @@ def pytest_collection_modifyitems(config, items):
   if os.environ.get('BC_UNSKIP') == '1':
     for item in items:
       _unskip(item)
+  for item in items:
+    seconds = slow.bound(canonical_id(item), None)
+    if seconds:
+      item.add_marker(pytest.mark.timeout(seconds))
   _emit({'event': 'collected', 'n': len(items)})
 
 

@@ -79,7 +79,7 @@ def note_run(folder):
     }, f)
 
 
-def run_suite(arguments, run, folder):
+def start_suite(arguments, run, folder):
   server = '%s serve --job-host=127.0.0.1 --job-port={port} --artifact-port=0' % (
       os.path.abspath(arguments.beamline))
   environment = arguments.env or run.environment
@@ -92,7 +92,7 @@ def run_suite(arguments, run, folder):
   if arguments.k:
     command += ['-k', arguments.k]
   note_run(folder)
-  return subprocess.run(command + ['auto', run.suite], check=False).returncode
+  return subprocess.Popen(command + ['auto', run.suite])
 
 
 def run_sdk_tests(arguments, folder):
@@ -139,6 +139,26 @@ def folder_of(arguments, name):
   return HERE / 'results' / '+'.join([name, *special])
 
 
+def run_all(arguments, names):
+  """The worst exit code of all. What runs beside the others starts first."""
+  of = {name: runs.RUNS.get(name) or runs.Run(name, 'LOOPBACK', (), name)
+        for name in names if name != capabilities.SDK}
+  beside = [start_suite(arguments, run, folder_of(arguments, name))
+            for name, run in of.items() if run.beside]
+  codes = []
+  try:
+    for name in names:
+      if name == capabilities.SDK:
+        codes.append(run_sdk_tests(arguments, folder_of(arguments, name)))
+      elif not of[name].beside:
+        codes.append(start_suite(arguments, of[name], folder_of(arguments, name)).wait())
+    codes += [suite.wait() for suite in beside]
+  finally:
+    for suite in beside:
+      suite.terminate()
+  return max(codes, default=0)
+
+
 def main():
   arguments = parse_arguments()
   whole = arguments.suite == 'all'
@@ -147,14 +167,7 @@ def main():
   else:
     names = runs.CHOICES.get(arguments.suite, [arguments.suite])
   for_page = not (arguments.env or arguments.opt or arguments.k)
-  worst = 0
-  for name in [] if arguments.page else names:
-    folder = folder_of(arguments, name)
-    if name == capabilities.SDK:
-      worst = max(worst, run_sdk_tests(arguments, folder))
-    else:
-      run = runs.RUNS.get(name) or runs.Run(name, 'LOOPBACK', (), name)
-      worst = max(worst, run_suite(arguments, run, folder))
+  worst = 0 if arguments.page else run_all(arguments, names)
   known = [name for name in names if name in runs.RUNS or name == capabilities.SDK]
   if not for_page or not known:
     return worst

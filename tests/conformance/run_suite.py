@@ -23,6 +23,7 @@ import xml.etree.ElementTree as ElementTree
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
+import slow  # noqa: E402
 import suites  # noqa: E402
 
 BAD = ('fail', 'refused', 'error', 'timeout', 'crash', 'xpass')
@@ -256,7 +257,7 @@ def main():
         now = time.time()
         if now - began > a.limit:
           why = 'limit'
-        elif current and now - current_since > a.timeout + 30:
+        elif current and now - current_since > slow.bound(current, a.timeout) + 30:
           why = 'hang'
         elif server is not None:
           timeouts = sum(r['outcome'] == 'timeout' for r in results.values())

@@ -2,8 +2,9 @@
 
 import collections
 
-# `options` are pipeline options of every job; `about` says on the page what is special about it.
-Run = collections.namedtuple('Run', 'suite environment options about')
+# `options` are pipeline options of every job; `about` says on the page what is special about it. A run `beside` the
+# others mostly waits, for minutes.
+Run = collections.namedtuple('Run', 'suite environment options about beside', defaults=[False])
 
 
 def _loopback(suite, about, options=()):
@@ -31,8 +32,8 @@ RUNS = collections.OrderedDict([
     *WAYS.items(),
     ('skipped-by-sdk', _loopback('skipped-by-sdk', 'what the SDK skips for every runner')),
     ('validatesrunner', _loopback('validatesrunner', 'all that is marked so in the SDK')),
-    ('validatesrunner-streaming', _loopback(
-        'validatesrunner-streaming', 'the same with `--streaming`')),
+    ('validatesrunner-streaming', Run(
+        'validatesrunner-streaming', 'LOOPBACK', (), 'the same with `--streaming`', beside=True)),
     ('time', _loopback('time', 'TestStream, triggers, windows, state and timers')),
     ('core', _loopback('core', 'the unit tests that build pipelines')),
     ('examples', _loopback('examples', 'the tests of the examples')),

@@ -14,6 +14,7 @@ import wire
 OURS = {
     'bundle_size': jobs.PipelineOptionType.STRING,
     'sdk_workers': jobs.PipelineOptionType.INTEGER,
+    'last_timers_seconds': jobs.PipelineOptionType.INTEGER,
     'inject_bundle_failures': jobs.PipelineOptionType.STRING,
 }
 

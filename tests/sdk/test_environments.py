@@ -1,5 +1,6 @@
 """Where workers come from, and what the author of a job is told when one doesn't work."""
 
+import json
 import logging
 import os
 import signal
@@ -9,8 +10,10 @@ import apache_beam as beam
 import pytest
 from apache_beam.options.pipeline_options import PipelineOptions, PortableOptions
 from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_artifact_api_pb2 as artifacts
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.portability.api import beam_runner_api_pb2 as api
+from apache_beam.runners.portability import artifact_service
 from apache_beam.transforms import environments
 
 import cases  # pylint: disable=unused-import
@@ -133,6 +136,62 @@ def submit_staged(stub, environment, dependencies, expected):
       expected.items()))
   put_environment(proto, environment).dependencies.extend(dependencies)
   return wire.submit(stub, proto)
+
+
+def in_role(urn, path):
+  """A staged file that is no mere file to the worker."""
+  artifact = wire.dependency('replaced', path)
+  artifact.role_urn, artifact.role_payload = urn, b''
+  return artifact
+
+
+def to_install(urn, payload):
+  return api.ArtifactInformation(
+      type_urn=urn, type_payload=payload.SerializeToString(), role_urn='beam:artifact:role:unknown:v1')
+
+
+class _LateDecision(artifact_service.ArtifactRetrievalService):
+  """A client that says only when it is asked what its deferred artifact is."""
+  def __init__(self, decided):
+    super().__init__(artifact_service.BeamFilesystemHandler(None).file_reader)
+    self.decided = decided
+
+  def ResolveArtifacts(self, request, context=None):
+    deferred = common_urns.artifact_types.DEFERRED.urn
+    return artifacts.ResolveArtifactsResponse(replacements=[
+        self.decided if artifact.type_urn == deferred else artifact for artifact in request.artifacts])
+
+
+def test_artifacts_in_their_roles(stub, process, tmp_path):
+  """What is not a file for the worker's folder: whoever starts the worker gets it, and learns what it is for; what
+  is to be installed from a registry is named to it; and of what is deferred the client says what it is."""
+  (tmp_path / 'requirements.txt').write_text('a requirement')
+  (tmp_path / 'binary').write_text('a program')
+  (tmp_path / 'decided').write_text('decided late')
+  roles, types = common_urns.artifact_roles, common_urns.artifact_types
+
+  def look(unused_x):
+    folder = os.path.join(os.environ['SEMI_PERSISTENT_DIRECTORY'], 'staged')
+    with open(os.path.join(folder, 'artifacts.json'), encoding='utf-8') as f:
+      for number, artifact in enumerate(json.load(f)):
+        path = os.path.join(folder, 'decided' if 'rolePayload' in artifact else 'artifact%d' % number)
+        text = open(path, encoding='utf-8').read() if os.path.exists(path) else ''
+        yield artifact['typeUrn'], artifact['roleUrn'], text
+
+  unknown, file = 'beam:artifact:role:unknown:v1', types.FILE.urn
+  proto = wire.pipeline_proto(lambda p: harness.check(p | beam.Create([1]) | beam.FlatMap(look), [
+      (file, roles.PIP_REQUIREMENTS_FILE.urn, 'a requirement'),
+      (file, roles.GO_WORKER_BINARY.urn, 'a program'), (types.PYPI.urn, unknown, ''),
+      (types.MAVEN.urn, unknown, ''), (file, roles.STAGING_TO.urn, 'decided late')]))
+  put_environment(proto, process).dependencies.extend([
+      in_role(roles.PIP_REQUIREMENTS_FILE.urn, tmp_path / 'requirements.txt'),
+      in_role(roles.GO_WORKER_BINARY.urn, tmp_path / 'binary'),
+      to_install(types.PYPI.urn, api.PyPIPayload(artifact_id='some-package', version='1.0')),
+      to_install(types.MAVEN.urn, api.MavenPayload(artifact='org.some:artifact:1.0')),
+      to_install(types.DEFERRED.urn, api.DeferredArtifactPayload(key='later'))])
+  prepared = wire.prepare(stub, proto)
+  wire.stage(prepared, _LateDecision(wire.dependency('decided', tmp_path / 'decided')))
+  check_done(stub, wire.run(stub, prepared.preparation_id))
 
 
 def put_environment(proto, environment):

@@ -5,6 +5,7 @@ import time
 import apache_beam as beam
 import pytest
 from apache_beam import coders
+from apache_beam.internal.metrics.metric import Metrics as InternalMetrics
 from apache_beam.metrics import Metrics, MetricsFilter, monitoring_infos
 from apache_beam.metrics.cells import BoundedTrieData, HistogramCell, MetricCell
 from apache_beam.metrics.execution import MetricUpdater
@@ -243,3 +244,58 @@ def test_a_collection_is_counted_once(endpoint, stub):
     _, transform = wire.transform(pipeline, ending)
     made = one(committed, URNS['ELEMENT_COUNT'], PCOLLECTION=wire.only(transform.outputs))
     assert coders.VarIntCoder().decode(made.payload) == 30, ending
+
+
+class _Latencies(_ReportedHistogram):
+  def to_runner_api_monitoring_info(self, name, transform_id):
+    info = super().to_runner_api_monitoring_info(name, transform_id)
+    info.urn = INFOS.API_REQUEST_LATENCIES.spec.urn
+    info.labels['SERVICE'] = 'Store'
+    return info
+
+
+_LATENCIES = MetricUpdater(_Latencies, MetricName(SPACE, 'latencies'))
+
+
+def _request(x):
+  """Counts a request of a source or sink, as the SDK's own do; theirs count for a whole worker, this for a
+  bundle."""
+  labels = {monitoring_infos.SERVICE_LABEL: 'Store', monitoring_infos.METHOD_LABEL: 'get',
+            monitoring_infos.RESOURCE_LABEL: 'shelf', monitoring_infos.STATUS_LABEL: 'ok' if x % 4 else 'not_found'}
+  InternalMetrics.counter(INFOS.API_REQUEST_COUNT.spec.urn, labels).inc()
+  _LATENCIES(x)
+
+
+def test_requests_are_counted(endpoint, stub):
+  result = run(
+      endpoint, lambda p: p | beam.Create(range(20)) | beam.Reshuffle() | 'Ask' >> beam.Map(_request),
+      '--bundle_size=element')
+  committed = metrics_of(stub, result).committed
+  urn = INFOS.API_REQUEST_COUNT.spec.urn
+  for status, count in (('ok', 15), ('not_found', 5)):
+    found = one(committed, urn, STATUS=status, SERVICE='Store', METHOD='get', RESOURCE='shelf')
+    assert coders.VarIntCoder().decode(found.payload) == count, found
+  latencies = one(committed, INFOS.API_REQUEST_LATENCIES.spec.urn, SERVICE='Store')
+  assert metrics_pb2.HistogramValue.FromString(latencies.payload).count == 20, latencies
+
+
+def test_more_metrics_than_clients_take(endpoint, stub):
+  """Names of transforms are in the metrics of each; the SDK's client takes four megabytes."""
+  def many(pipeline):
+    elements = pipeline | beam.Create([1])
+    for number in range(250):
+      elements | '%d%s' % (number, 'long' * 1000) >> beam.Map(_counted)  # pylint: disable=expression-not-assigned
+
+  result = run(endpoint, many)
+  found = result.metrics().query(MetricsFilter().with_namespace(SPACE).with_name('one of many'))
+  assert [counter.committed for counter in found['counters']] == [1] * 250
+  committed = metrics_of(stub, result).committed
+  assert infos(committed, URNS['ELEMENT_COUNT']) and not infos(committed, URNS['TOTAL_MSECS'])
+  told = wire.messages(stub, result._job_id)  # pylint: disable=protected-access
+  told = [response.message_response.message_text for response in told]
+  assert any('GetJobMetrics leaves out' in text for text in told), told
+
+
+def _counted(x):
+  Metrics.counter(SPACE, 'one of many').inc()
+  return x

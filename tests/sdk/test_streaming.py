@@ -10,13 +10,17 @@ from apache_beam.metrics import Metrics
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.testing import test_stream
-from apache_beam.transforms import userstate
+from apache_beam.transforms import trigger, userstate
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.timeutil import TimeDomain
 from apache_beam.transforms.window import FixedWindows, TimestampedValue
+from apache_beam.utils.timestamp import Timestamp
+from apache_beam.utils.windowed_value import PaneInfoTiming
 
 import conftest
 import harness
 import wire
+from cases import requirements
 
 SPACE = 'beamline.tests.streaming'
 # What must come of an endless source within this time; it makes ten elements a second.
@@ -166,3 +170,127 @@ def test_late_elements_do_not_reach_state(endpoint, stub):
   result = late(endpoint, lambda pairs: harness.check(
       pairs | 'Keep' >> beam.ParDo(_Keep()), [('k', 1), ('k', 2)]))
   assert dropped(stub, result, 'Keep') == [2]
+
+
+def test_sorted_by_time_with_late_data(endpoint, stub):
+  """An element waits until nothing earlier can come that is not too late; what is too late is dropped."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+
+  def at(*times):
+    return [TimestampedValue(('k', time), time) for time in times]
+
+  stream = (
+      test_stream.TestStream().add_elements(at(3, 1, 2)).advance_watermark_to(6)
+      .add_elements(at(4, 5)).advance_watermark_to(20).add_elements(at(9, 12, 11))
+      .advance_watermark_to_infinity())
+  times = (
+      pipeline | stream | beam.WindowInto(
+          FixedWindows(100), trigger=trigger.AfterWatermark(), allowed_lateness=10,
+          accumulation_mode=trigger.AccumulationMode.DISCARDING)
+      | 'Sorted' >> requirements.sorted_by_time())
+  # Each with the latest before it: that of 4 and 5 is late and not too late, that of 9 is too late.
+  harness.check(times, [(t, t) for t in (1, 2, 3, 4, 5, 11, 12)])
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  assert dropped(stub, result, 'Sorted') == [1]
+
+
+@pytest.mark.parametrize('lateness, groups, left_out', [(100, [('k', [1], True)], []), (0, [], [1])])
+def test_elements_moved_back_in_time(lateness, groups, left_out, endpoint, stub):
+  """What a DoFn puts before the watermark is late: it waits for nobody, and nobody takes it for more."""
+  pipeline = beam.Pipeline(
+      options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
+  stream = (
+      test_stream.TestStream().advance_watermark_to(15).add_elements([TimestampedValue(('k', 1), 20)])
+      .advance_watermark_to(30).advance_watermark_to_infinity())
+
+  def told(element, pane=beam.DoFn.PaneInfoParam):
+    return element[0], list(element[1]), pane.timing == PaneInfoTiming.LATE
+
+  grouped = (
+      pipeline | stream | beam.Map(lambda pair: TimestampedValue(pair, 5)) | beam.WindowInto(
+          FixedWindows(10), allowed_lateness=lateness, accumulation_mode=trigger.AccumulationMode.DISCARDING,
+          trigger=trigger.AfterWatermark(late=trigger.AfterCount(1)))
+      | 'Grouped' >> beam.GroupByKey() | beam.Map(told))
+  harness.check(grouped, groups)
+  result = harness.run_pipeline(pipeline)
+  assert harness.checks_passed(result) == 1
+  assert dropped(stub, result, 'Grouped') == left_out
+
+
+class _ForEver(beam.DoFn):
+  """Sets a timer a second ahead, which sets itself again, and again."""
+  TICK = userstate.TimerSpec('tick', TimeDomain.REAL_TIME)
+
+  def process(self, element, tick=beam.DoFn.TimerParam(TICK)):
+    tick.set(Timestamp.now() + 1)
+    yield 'element'
+
+  @userstate.on_timer(TICK)
+  def ticked(self, tick=beam.DoFn.TimerParam(TICK)):
+    Metrics.counter(SPACE, 'ticks').inc()
+    tick.set(Timestamp.now() + 1)
+    yield 'tick'
+
+
+def for_ever(endpoint, source, *options):
+  options = harness.portable_options(endpoint, extra=['--last_timers_seconds=2', *options])
+  pipeline = beam.Pipeline(options=PipelineOptions(options))
+  (  # pylint: disable=expression-not-assigned
+      pipeline | source | beam.Map(lambda x: ('k', x)) | 'ForEver' >> beam.ParDo(_ForEver())
+      | 'See' >> beam.Map(_seen, 'made'))
+  return pipeline.run()
+
+
+@pytest.mark.parametrize('source, options', [
+    (PeriodicImpulse(fire_interval=3), ['--streaming']), (beam.Create([1, 2]), [])])
+def test_a_timer_that_is_set_for_ever_does_not_keep_a_job_from_draining(source, options, endpoint, stub):
+  result = for_ever(endpoint, source, *options)
+  job_id = result._job_id  # pylint: disable=protected-access
+  try:
+    deadline = time.monotonic() + SECONDS
+    while not counted(stub, result, 'ticks') > 0:
+      assert time.monotonic() < deadline, result.state
+      time.sleep(0.1)
+    stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.DRAINED
+    told = [message.message_response.message_text for message in wire.messages(stub, job_id)]
+    assert any('1 processing-time timers of ForEver were left out' in text for text in told), told
+  finally:
+    harness.cancel_quietly(result)
+
+
+@pytest.mark.parametrize('options', [['--streaming'], []])
+def test_a_bounded_job_with_a_timer_that_is_set_for_ever_fails(options, endpoint):
+  began = time.monotonic()
+  result = for_ever(endpoint, beam.Create([1, 2]), *options)
+  with pytest.raises(RuntimeError, match='ForEver goes on setting processing-time timers 2 s after the end'):
+    harness.wait_or_cancel(result)
+  assert time.monotonic() - began < SECONDS
+
+
+class _Polls(beam.DoFn):
+  """Asks again and again for what takes a second, as one does that waits for something outside."""
+  BEGAN = userstate.ReadModifyWriteStateSpec('began', coders.FloatCoder())
+  POLL = userstate.TimerSpec('poll', TimeDomain.REAL_TIME)
+
+  def process(self, element, began=beam.DoFn.StateParam(BEGAN), poll=beam.DoFn.TimerParam(POLL)):
+    began.write(time.time())
+    poll.set(Timestamp.now() + 0.1)
+
+  @userstate.on_timer(POLL)
+  def polled(
+      self, key=beam.DoFn.KeyParam, began=beam.DoFn.StateParam(BEGAN), poll=beam.DoFn.TimerParam(POLL)):
+    if time.time() < began.read() + 1:
+      poll.set(Timestamp.now() + 0.1)
+    else:
+      yield key
+
+
+@pytest.mark.parametrize('options', [['--streaming'], []])
+def test_timers_may_wait_for_what_comes_after_the_end_of_their_input(options, endpoint):
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint, extra=options)))
+  harness.check(
+      pipeline | beam.Create([('a', 1), ('b', 2)]) | beam.ParDo(_Polls()), ['a', 'b'])
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1

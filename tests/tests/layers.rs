@@ -7,13 +7,17 @@ use std::fs;
 use std::path::Path;
 
 /// Each crate with the crates of ours that it may depend on.
-const LAYERS: [(&str, &[&str]); 6] = [
+const LAYERS: [(&str, &[&str]); 7] = [
     ("beam-model", &[]),
     ("runner-core", &["beam-model"]),
+    ("state-store", &["runner-core"]),
     ("fn-harness-bridge", &["beam-model", "runner-core"]),
     ("job-service", &["beam-model", "runner-core"]),
-    ("translators", &["beam-model", "runner-core", "fn-harness-bridge"]),
-    ("beamline", &["beam-model", "runner-core", "fn-harness-bridge", "job-service", "translators"]),
+    ("translators", &["beam-model", "runner-core", "fn-harness-bridge", "state-store"]),
+    (
+        "beamline",
+        &["beam-model", "runner-core", "state-store", "fn-harness-bridge", "job-service", "translators"],
+    ),
 ];
 
 #[test]

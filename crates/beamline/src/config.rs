@@ -63,6 +63,17 @@ pub(crate) struct ServeConfig {
     /// Workers for each environment that can start several; 0 means one per core
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, env = "BEAMLINE_SDK_WORKER_PARALLELISM")]
     sdk_worker_parallelism: i64,
+    /// Memory for the data of all jobs, like 512MiB or 4GiB; what is more goes to disk. By default half of what the
+    /// machine has, or its control group may have
+    #[arg(long, value_parser = crate::memory::parse_size, env = "BEAMLINE_MEMORY_LIMIT")]
+    memory_limit: Option<u64>,
+    /// Folder for what does not fit in memory [default: the system's folder for temporary files]
+    #[arg(long, env = "BEAMLINE_SPILL_DIR")]
+    spill_dir: Option<PathBuf>,
+    /// After so many seconds, and twice as many, and so on, a bundle that still runs is a warning of its job, with
+    /// what its worker says that it is doing
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
+    pub(crate) slow_bundle_seconds: u64,
     /// Form of the log lines on standard error
     #[arg(long, visible_alias = "log-kind", value_enum, default_value_t = LogFormat::Text, env = "BEAMLINE_LOG_FORMAT")]
     pub(crate) log_format: LogFormat,
@@ -164,6 +175,15 @@ impl ServeConfig {
 
     pub(crate) fn artifacts_dir(&self) -> PathBuf {
         self.artifacts_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// Bytes.
+    pub(crate) fn memory_limit(&self) -> u64 {
+        self.memory_limit.unwrap_or_else(crate::memory::half_of_all)
+    }
+
+    pub(crate) fn spill_dir(&self) -> PathBuf {
+        self.spill_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
     pub(crate) fn sdk_worker_parallelism(&self) -> usize {
@@ -330,6 +350,14 @@ mod tests {
         assert!(serve("serve --clean-artifacts-per-job").clean_artifacts_per_job);
         assert_eq!(serve("serve --sdk-worker-parallelism 3").sdk_worker_parallelism(), 3);
         assert!(serve("serve --sdk-worker-parallelism -1").sdk_worker_parallelism() >= 1);
+    }
+
+    #[test]
+    fn memory() {
+        let config = serve("serve --memory_limit=64MiB --spill-dir /tmp/s_t");
+        assert_eq!((config.memory_limit(), config.spill_dir()), (64 << 20, PathBuf::from("/tmp/s_t")));
+        assert_eq!(serve("serve").memory_limit(), crate::memory::half_of_all());
+        assert_eq!(serve("serve").spill_dir(), std::env::temp_dir());
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub(crate) enum Error {
     Listen { host: String, port: u16, flag: &'static str, source: std::io::Error },
     #[error("cannot make a folder for staged artifacts in {folder}: {source} (see --artifacts-dir)")]
     ArtifactsDir { folder: PathBuf, source: std::io::Error },
+    #[error("{0}")]
+    Storage(#[from] translators::native::StorageError),
     #[error("cannot write the ready file {path}: {source}")]
     ReadyFile { path: PathBuf, source: std::io::Error },
     #[error("the server broke down: {0}")]

@@ -7,6 +7,7 @@ mod config;
 mod error;
 mod jobs;
 mod logging;
+mod memory;
 mod plan;
 mod serve;
 

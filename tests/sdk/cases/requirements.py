@@ -40,12 +40,17 @@ def _sort(payload):
   payload.requires_time_sorted_input = True
 
 
+def sorted_by_time():
+  """Of (key, time): each time with the greatest of its key so far, whose input is to be sorted."""
+  return Requiring(
+      _FirstTimes(), common_urns.requirements.REQUIRES_TIME_SORTED_INPUT.urn, _sort)
+
+
 @case(matrix=True)
 def time_sorted_input(p):
   times = [(i * 7) % 20 + 1 for i in range(20)]
   seen = p | beam.Create(times) | beam.Map(
-      lambda t: TimestampedValue(('k', t), t)) | Requiring(
-          _FirstTimes(), common_urns.requirements.REQUIRES_TIME_SORTED_INPUT.urn, _sort)
+      lambda t: TimestampedValue(('k', t), t)) | sorted_by_time()
   check(seen, [(t, t) for t in range(1, 21)])
 
 

@@ -280,3 +280,34 @@ def state_in_overlapping_windows(p):
   seen = p | beam.Create([1]) | beam.Map(lambda t: TimestampedValue(('k', t), t)) | beam.WindowInto(
       SlidingWindows(10, 5)) | beam.ParDo(_ByWindow())
   check(seen, [(1, 1), (1, 1)])
+
+
+class _Numbers(beam.DoFn):
+  """Makes three elements of each, numbered by key in the order in which they are made."""
+  COUNT = userstate.ReadModifyWriteStateSpec('count', coders.VarIntCoder())
+
+  def process(self, element, count=beam.DoFn.StateParam(COUNT)):
+    before = count.read() or 0
+    count.write(before + 3)
+    for number in range(before, before + 3):
+      yield element[0], number
+
+
+class _InTheirOrder(beam.DoFn):
+  """Says of each element whether it is the one after the last."""
+  LAST = userstate.ReadModifyWriteStateSpec('last', coders.VarIntCoder())
+
+  def process(self, element, last=beam.DoFn.StateParam(LAST)):
+    expected = last.read() or 0
+    last.write(element[1] + 1)
+    yield element[0], element[1] == expected
+
+
+@case(matrix=True)
+def elements_of_a_key_in_order(p):
+  """From one step with state to the next, elements of a key come as they were made."""
+  seen = (
+      p | beam.Create([('abc'[i % 3], i) for i in range(30)]) | 'Number' >> beam.ParDo(_Numbers())
+      | 'Between' >> beam.Map(lambda pair: pair).with_output_types(tuple[str, int])
+      | 'Look' >> beam.ParDo(_InTheirOrder()))
+  check(seen, [(key, True) for key in 'abc' for _ in range(30)])

@@ -9,9 +9,11 @@ use beam_model::pipeline::PTransform;
 use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
 use beam_model::urns::standard_p_transforms::primitives::PAR_DO;
 use bytes::{Bytes, BytesMut};
+use tokio::sync::mpsc;
 
-use super::bundle::{FLUSH_BYTES, Input, Wires, do_fn_urn, element_count, port_coder};
+use super::bundle::{FLUSH_BYTES, Input, Wires, element_count};
 use super::script::{LeanFn, Script};
+use super::step::{do_fn_urn, port_coder};
 
 /// A lean stage, read.
 pub(super) struct LeanStage<'a> {
@@ -80,17 +82,21 @@ impl<'a> LeanStage<'a> {
         }))
     }
 
-    pub(super) fn run(&self, mut wires: Wires) -> Result<ProcessBundleResponse, String> {
+    pub(super) fn run(
+        &self,
+        wires: &Wires,
+        mut input: mpsc::UnboundedReceiver<Input>,
+    ) -> Result<ProcessBundleResponse, String> {
         let stop = wires.running.begin_all();
         let (mut taken, mut emitted) = (0, 0);
         let mut buffer = BytesMut::with_capacity(FLUSH_BYTES + FLUSH_BYTES / 16);
         loop {
-            let data = match wires.input.blocking_recv() {
+            let data = match input.blocking_recv() {
                 Some(Input::Data(data)) if data.transform_id == self.source => data,
                 Some(Input::Data(_) | Input::Timers(_)) => return Err("input for no source".to_owned()),
                 None => return Err("the data stream has ended".to_owned()),
             };
-            self.process(&wires, &data.data, stop, &mut taken, &mut buffer, &mut emitted)?;
+            self.process(wires, &data.data, stop, &mut taken, &mut buffer, &mut emitted)?;
             if data.is_last {
                 break;
             }
@@ -99,9 +105,9 @@ impl<'a> LeanStage<'a> {
         response.monitoring_infos.push(element_count(self.read, taken));
         if let (Some(sink), Some(written)) = (self.sink, self.written) {
             if !buffer.is_empty() {
-                send(&wires, sink, buffer.freeze(), false)?;
+                send(wires, sink, buffer.freeze(), false)?;
             }
-            send(&wires, sink, Bytes::new(), true)?;
+            send(wires, sink, Bytes::new(), true)?;
             response.monitoring_infos.push(element_count(written, emitted));
         }
         Ok(response)
@@ -142,5 +148,5 @@ fn send(wires: &Wires, sink: &str, data: Bytes, is_last: bool) -> Result<(), Str
         is_last,
     };
     let frame = Elements { data: vec![data], timers: Vec::new() };
-    wires.output.blocking_send(frame).map_err(|_| "the data stream is closed".to_owned())
+    (wires.output)(frame)
 }

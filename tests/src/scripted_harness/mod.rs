@@ -9,12 +9,15 @@ mod bundle;
 mod call;
 mod element;
 mod lean;
+mod local;
 mod samples;
 mod script;
 mod short_ids;
 mod split;
 mod state;
+mod step;
 mod timers;
+mod windows;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -39,6 +42,7 @@ use tonic::{Request, Response, Status};
 
 pub use call::Call;
 pub use lean::Emitter;
+pub use local::{BundleHost, LocalBundle, LocalSplit};
 pub use script::{BundleFault, Script, ShortIds, StartFault};
 pub use split::{SplitAnswer, SplitCall};
 pub use timers::FiredTimer;

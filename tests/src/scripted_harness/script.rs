@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use beam_model::pipeline::MonitoringInfo;
+
 use super::{Call, Emitter, FiredTimer, SplitAnswer, SplitCall};
 
 /// A user's function: gets an element's value (nested encoding), emits and asks through the [`Call`].
@@ -31,6 +33,7 @@ pub struct Script {
     bundle_faults: BTreeMap<usize, BundleFault>,
     start_faults: BTreeMap<usize, StartFault>,
     short_ids: Option<ShortIds>,
+    process_metrics: Option<Vec<MonitoringInfo>>,
     samples: bool,
 }
 
@@ -158,6 +161,16 @@ impl Script {
     pub fn short_ids(mut self, short_ids: ShortIds) -> Self {
         self.short_ids = Some(short_ids);
         self
+    }
+
+    /// Has workers tell these metrics of their process, by short ids, when they are asked.
+    pub fn process_metrics(mut self, infos: Vec<MonitoringInfo>) -> Self {
+        self.process_metrics = Some(infos);
+        self
+    }
+
+    pub(super) fn metrics_of_process(&self) -> Option<&[MonitoringInfo]> {
+        self.process_metrics.as_deref()
     }
 
     pub(super) fn uses_short_ids(&self) -> Option<ShortIds> {

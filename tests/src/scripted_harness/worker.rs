@@ -14,10 +14,10 @@ use beam_model::fn_execution::instruction_request::Request as Instruction;
 use beam_model::fn_execution::instruction_response::Response as Answer;
 use beam_model::fn_execution::log_entry::severity::Enum as Severity;
 use beam_model::fn_execution::{
-    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, InstructionRequest,
-    InstructionResponse, LogEntry, MonitoringInfosMetadataResponse, ProcessBundleDescriptor,
-    ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse, StartWorkerRequest,
-    log_entry,
+    Elements, FinalizeBundleResponse, GetProcessBundleDescriptorRequest, HarnessMonitoringInfosResponse,
+    InstructionRequest, InstructionResponse, LogEntry, MonitoringInfosMetadataResponse,
+    ProcessBundleDescriptor, ProcessBundleProgressResponse, ProcessBundleSplitRequest, RegisterResponse,
+    StartWorkerRequest, log_entry,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use tokio::sync::mpsc;
@@ -198,6 +198,14 @@ impl Worker {
                 let answer = self.meaning(request.monitoring_info_id);
                 self.answer(instruction_id, answer);
             }
+            Some(Instruction::HarnessMonitoringInfos(_)) => {
+                let infos = self.shared.script.metrics_of_process();
+                let data = infos.map(|infos| self.names.shorten(infos.to_vec()));
+                let answer = data.map(|monitoring_data| {
+                    Answer::HarnessMonitoringInfos(HarnessMonitoringInfosResponse { monitoring_data })
+                });
+                self.answer(instruction_id, answer.ok_or("nobody counts here".to_owned()));
+            }
             Some(Instruction::SampleData(request)) => {
                 let answer = Answer::SampleData(self.samples.take(&request.pcollection_ids));
                 self.answer(instruction_id, Ok(answer));
@@ -273,10 +281,13 @@ impl Worker {
             Err(status) => return Some(Err(format!("no descriptor: {status}"))),
         };
         let disconnected = self.disconnected.clone();
+        let input = self.inputs.take(instruction)?;
+        let output = self.output.clone();
+        let send =
+            move |frame| output.blocking_send(frame).map_err(|_| "the data stream is closed".to_owned());
         let wires = Wires {
             instruction: instruction.to_owned(),
-            input: self.inputs.take(instruction)?,
-            output: self.output.clone(),
+            output: Box::new(send),
             state: self.state.clone(),
             running: running.clone(),
             samples: self.shared.script.keeps_samples().then(|| self.samples.clone()),
@@ -284,8 +295,12 @@ impl Worker {
         };
         let shared = self.shared.clone();
         let goes_wrong = fault.clone();
-        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires);
+        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires, input);
         let done = tokio::task::spawn_blocking(run).await;
+        if self.disconnected.is_cancelled() {
+            // The answer could still get out before the connections are broken.
+            return None;
+        }
         self.inputs.remove(instruction);
         self.running.lock().unwrap().remove(instruction);
         match fault {

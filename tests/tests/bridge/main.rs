@@ -8,6 +8,7 @@ mod embedded;
 mod environments;
 mod faults;
 mod meters;
+mod process_metrics;
 mod sampling;
 mod short_ids;
 mod splits;

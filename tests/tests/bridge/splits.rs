@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness, SplitAnswer, SplitCall};
 use fn_harness_bridge::BridgeConfig;
-use runner_core::ports::ChannelSplit;
+use runner_core::ports::{ChannelSplit, ElementCount};
 
-use crate::support::{Bridge, Job, SOON, Stage, encode, eventually, one_at_a_time};
+use crate::support::{Bridge, Job, Outputs, SOON, Stage, encode, eventually, one_at_a_time};
 
 const PAUSING: &str = "test:dofn:pausing";
 
@@ -119,6 +119,38 @@ async fn a_bundle_gives_back_the_rest_of_an_element() {
     let ran = running.await.unwrap().unwrap();
     assert_eq!((ran.values.len(), ran.result.splits.len()), (2, 0));
     assert_eq!(ran.result.first_residual_element("source"), None);
+    paused.job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn what_is_work_of_others_at_once_is_not_in_the_bundles_result() {
+    let paused = Paused::new(within_element()).await;
+    let elements = ElementCount::default();
+    let outputs = Outputs { splits: Some(Mutex::default()), ..Outputs::default() };
+    let (control, running) = paused.stage.begin("a", &["one", "pause", "two"], elements.clone(), outputs);
+    paused.begun().await;
+    assert!(control.running_for().is_some());
+    assert!(control.split(0.5).await.is_none(), "nobody has counted its elements");
+    elements.found_out(3);
+    let split = control.split(0.5).await.expect("a split");
+    let [kept] = &split.primaries[..] else { panic!("one primary was to come") };
+    assert_eq!((&*kept.transform_id, kept.element.clone()), ("user", encode(&["rest"])));
+    paused.let_on.send(()).unwrap();
+    let ran = running.await.unwrap().unwrap();
+    assert_eq!((ran.values.len(), ran.result.splits.len()), (2, 0));
+    assert_eq!(ran.result.first_residual_element("source"), None);
+    paused.job.bundles.close().await;
+}
+
+#[tokio::test]
+async fn a_split_that_makes_no_sense_to_the_runner_fails_the_bundle() {
+    let paused = Paused::new(SplitAnswer::BetweenElements).await;
+    let outputs = Outputs { refuse: true, ..Outputs::default() };
+    let (control, running) = paused.stage.begin("a", &["pause", "one", "two"], ElementCount::of(3), outputs);
+    paused.begun().await;
+    assert!(control.split(0.5).await.is_none());
+    let fault = running.await.unwrap().err().expect("a failure");
+    assert!(fault.message.contains("the split is refused"), "{fault}");
     paused.job.bundles.close().await;
 }
 

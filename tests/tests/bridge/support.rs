@@ -165,7 +165,11 @@ impl Stage {
         let blocks = Box::new(std::iter::once(Ok(encode(values))));
         let bundle = RemoteBundle {
             instruction: name.to_owned(),
-            inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }],
+            inputs: vec![BundleInput {
+                transform_id: "source".to_owned(),
+                blocks,
+                elements: ElementCount::default(),
+            }],
             timers: Vec::new(),
             state: Arc::new(State::default()),
             outputs: outputs.clone(),
@@ -205,7 +209,8 @@ impl Stage {
         state: Arc<State>,
         outputs: Arc<Outputs>,
     ) -> Result<Ran, Fault> {
-        let inputs = vec![BundleInput { transform_id: "source".to_owned(), blocks, elements: None }];
+        let elements = ElementCount::default();
+        let inputs = vec![BundleInput { transform_id: "source".to_owned(), blocks, elements }];
         let instruction = name.to_owned();
         let requests = BundleRequests::none();
         let bundle = RemoteBundle {
@@ -222,7 +227,7 @@ impl Stage {
 
     /// Begins a bundle on these values, counted, each in a block of its own; and who may ask it things.
     pub fn start(&self, name: &str, values: &[&str]) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
-        self.begin(name, values, Some(values.len() as u64))
+        self.begin(name, values, ElementCount::of(values.len() as u64), Outputs::default())
     }
 
     /// The same, but the values are not counted.
@@ -231,19 +236,20 @@ impl Stage {
         name: &str,
         values: &[&str],
     ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
-        self.begin(name, values, None)
+        self.begin(name, values, ElementCount::default(), Outputs::default())
     }
 
-    fn begin(
+    pub fn begin(
         &self,
         name: &str,
         values: &[&str],
-        elements: Option<u64>,
+        elements: ElementCount,
+        outputs: Outputs,
     ) -> (BundleControl, JoinHandle<Result<Ran, Fault>>) {
         let (control, requests) = BundleRequests::channel();
         let blocks: Vec<_> = values.iter().map(|value| Ok(encode(&[value]))).collect();
         let blocks = Box::new(blocks.into_iter());
-        let outputs = Arc::new(Outputs::default());
+        let outputs = Arc::new(outputs);
         let bundle = RemoteBundle {
             instruction: name.to_owned(),
             inputs: vec![BundleInput { transform_id: "source".to_owned(), blocks, elements }],
@@ -333,6 +339,8 @@ pub struct Outputs {
     pub blocks: Mutex<Vec<Bytes>>,
     pub timers: Mutex<Vec<TimerBlock>>,
     pub refuse: bool,
+    /// There if splits take effect at once: those that have.
+    pub splits: Option<Mutex<Vec<BundleSplit>>>,
 }
 
 impl Outputs {
@@ -357,6 +365,15 @@ impl OutputReceiver for Outputs {
         }
         self.timers.lock().unwrap().push(timers);
         Ok(())
+    }
+
+    fn receive_split(&self, split: &BundleSplit) -> Result<SplitTaken, Fault> {
+        if self.refuse {
+            return Err(Fault::runner("the split is refused"));
+        }
+        let Some(splits) = &self.splits else { return Ok(SplitTaken::WithTheBundle) };
+        splits.lock().unwrap().push(split.clone());
+        Ok(SplitTaken::AtOnce)
     }
 }
 

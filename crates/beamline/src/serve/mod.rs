@@ -96,11 +96,16 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
 fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobService), Error> {
     let bridge = FnHarnessBridge::new(BridgeConfig {
         advertise_host: ports.host().to_owned(),
+        slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());
-    let native = NativeConfig { sdk_worker_parallelism: config.sdk_worker_parallelism() };
-    let backend = Arc::new(NativeRunner::new(bridge.clone(), native));
+    let native = NativeConfig {
+        sdk_worker_parallelism: config.sdk_worker_parallelism(),
+        memory_limit: config.memory_limit(),
+        spill_dir: config.spill_dir(),
+    };
+    let backend = Arc::new(NativeRunner::new(bridge.clone(), native)?);
     let artifacts_dir = config.artifacts_dir();
     let jobs = JobServiceConfig {
         artifact_endpoint: ports.artifact_endpoint(),

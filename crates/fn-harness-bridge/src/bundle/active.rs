@@ -173,6 +173,11 @@ impl ActiveBundle {
         Ok(())
     }
 
+    /// Whether it may take long now to [receive](Self::receive) so many bytes.
+    pub(crate) fn may_wait(&self, bytes: usize) -> bool {
+        self.outputs.may_wait(bytes as u64)
+    }
+
     pub(crate) fn worker_gone(&self) {
         self.progress().end(Ending::WorkerGone);
     }

@@ -39,11 +39,16 @@ pub(super) async fn describe(
     }
     let Sample { pcollection, element } = sample(&stage.spec, worker, instruction).await?;
     let coder = &stage.spec.descriptor.pcollections.get(&pcollection)?.coder_id;
-    let text = match to_string::ask(stage, coder, &element).await {
+    Some(format!("The element was: {}", text_of(stage, coder, &element).await))
+}
+
+/// An element of a PCollection of `stage`, given in the nested context, for people.
+pub(super) async fn text_of(stage: &StageBundles, coder: &str, element: &[u8]) -> String {
+    let text = match to_string::ask(stage, coder, element).await {
         Some(text) => text,
-        None => without_sdk(&stage.spec, coder, &element),
+        None => without_sdk(&stage.spec, coder, element),
     };
-    Some(format!("The element was: {}", shown(&text)))
+    shown(&text)
 }
 
 async fn sample(spec: &StageSpec, worker: &WorkerSession, instruction: &str) -> Option<Sample> {

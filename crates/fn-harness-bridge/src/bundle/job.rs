@@ -5,21 +5,24 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use beam_model::pipeline::Environment;
+use beam_model::pipeline::{Environment, MonitoringInfo};
 use prost_types::value::Kind;
 use runner_core::fault::Fault;
 use runner_core::meters::Meters;
 use runner_core::ports::{
     ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, TestStreamEvents, WorkerLogSink,
 };
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::samples;
 use super::stage::StageBundles;
+use crate::control::harness_monitoring_infos;
 use crate::environment::EnvironmentSpec;
 use crate::server::{JobWorkers, Shared};
 use crate::test_stream;
-use crate::worker::{EnvironmentWorkers, WorkThere};
+use crate::worker::{EnvironmentWorkers, WorkThere, WorkerSession};
 
 /// What the services need of a job.
 pub(crate) struct JobContext {
@@ -36,6 +39,8 @@ pub(crate) struct JobContext {
     close_timeout: Duration,
     /// Whether the user wants workers to keep elements that they fail at.
     pub(crate) samples: bool,
+    /// Whether all workers are threads of one process, the pipeline's author's.
+    pub(crate) one_process: bool,
     pub(crate) meters: Arc<Meters>,
     pub(crate) work: WorkThere,
     stages: RwLock<HashMap<String, Arc<StageSpec>>>,
@@ -55,6 +60,11 @@ fn wants_samples(options: &prost_types::Struct) -> bool {
     experiments.any(
         |experiment| matches!(experiment, Kind::StringValue(name) if SAMPLING_EXPERIMENTS.contains(&&**name)),
     )
+}
+
+fn is_loopback(options: &prost_types::Struct) -> bool {
+    let kind = options.fields.get("beam:option:environment_type:v1").and_then(|kind| kind.kind.as_ref());
+    matches!(kind, Some(Kind::StringValue(kind)) if kind == "LOOPBACK")
 }
 
 impl JobContext {
@@ -116,6 +126,7 @@ impl JobBundles {
             id: job.job_id,
             name: job.job_name,
             samples: wants_samples(&job.pipeline_options),
+            one_process: is_loopback(&job.pipeline_options),
             pipeline_options: job.pipeline_options,
             artifacts: job.artifacts,
             logs: job.logs,
@@ -151,6 +162,13 @@ impl JobBundles {
         });
         workers.clone()
     }
+
+    /// The workers that can be asked for the metrics of their process, one of each process as far as is known.
+    fn with_own_metrics(&self) -> Vec<Arc<WorkerSession>> {
+        let environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        let workers = environments.values().flat_map(|workers| workers.with_own_metrics());
+        workers.take(if self.context.one_process { 1 } else { usize::MAX }).collect()
+    }
 }
 
 #[async_trait]
@@ -177,11 +195,33 @@ impl JobBundleFactory for JobBundles {
         test_stream::events(&self.context, url, output_ids).await
     }
 
+    async fn worker_metrics(&self) -> Vec<(String, Vec<MonitoringInfo>)> {
+        let limit = self.shared.config.harness_metrics_timeout;
+        let mut asked = JoinSet::new();
+        for worker in self.with_own_metrics() {
+            asked.spawn(async move {
+                let infos = tokio::time::timeout(limit, harness_monitoring_infos(&worker, limit)).await;
+                Some((worker.id.clone(), infos.ok()??))
+            });
+        }
+        asked.join_all().await.into_iter().flatten().collect()
+    }
+
     fn waited_for_others(&self) {
         self.context.work.now();
     }
 
     async fn close(&self) {
+        if self.context.samples {
+            let workers = self.environments.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            let report = async {
+                for workers in workers.values() {
+                    samples::report(&self.shared, workers).await;
+                }
+            };
+            // What is not told by then is not worth waiting for.
+            tokio::time::timeout(samples::LIMIT, report).await.ok();
+        }
         self.context.close_workers().await;
         self.shared.registry.remove_job(&self.context.id);
     }

@@ -7,6 +7,8 @@ mod finalizer;
 mod job;
 mod questions;
 mod response;
+mod samples;
+mod slow;
 mod stage;
 mod timers;
 mod to_string;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::sync::Arc;
 
 use beam_model::fn_execution::instruction_request::Request;
 use beam_model::fn_execution::instruction_response::Response;
@@ -12,7 +13,9 @@ use beam_model::fn_execution::{
 };
 use beam_model::pipeline::MonitoringInfo;
 use runner_core::fault::Fault;
-use runner_core::ports::{BundleRequest, BundleRequests, BundleSplit};
+use runner_core::ports::{
+    BundleRequest, BundleRequests, BundleSplit, ElementCount, OutputReceiver, SplitTaken,
+};
 use tokio::sync::oneshot;
 
 use super::response;
@@ -25,11 +28,13 @@ pub(super) struct Questions<'a> {
     worker: &'a WorkerSession,
     /// The instruction that processes the bundle.
     bundle: &'a str,
-    /// How many elements a data source gets, where that is known.
-    elements: BTreeMap<String, i64>,
+    /// How many elements each data source gets.
+    elements: BTreeMap<String, ElementCount>,
+    outputs: Arc<dyn OutputReceiver>,
     requests: BundleRequests,
     config: &'a BridgeConfig,
     asked: Option<Asked>,
+    /// Those that were not taken at once.
     splits: Vec<BundleSplit>,
 }
 
@@ -53,19 +58,22 @@ enum Unanswered {
     WorkerGone,
     /// How the worker broke the protocol, to follow "worker X …".
     Broken(String),
+    /// The bundle was split, and that was not accepted.
+    Refused(Fault),
 }
 
 impl<'a> Questions<'a> {
     pub(super) fn new(
         worker: &'a WorkerSession,
         bundle: &'a str,
-        elements: BTreeMap<String, i64>,
+        elements: BTreeMap<String, ElementCount>,
+        outputs: Arc<dyn OutputReceiver>,
         mut requests: BundleRequests,
         config: &'a BridgeConfig,
     ) -> Self {
         // They were asked of a bundle that had no worker yet: split now, it would give back everything.
-        requests.decline();
-        Self { worker, bundle, elements, requests, config, asked: None, splits: Vec::new() }
+        requests.begin();
+        Self { worker, bundle, elements, outputs, requests, config, asked: None, splits: Vec::new() }
     }
 
     /// Asks whatever is to be asked for as long as it is let. Returns only with a fault: an answer that
@@ -81,13 +89,14 @@ impl<'a> Questions<'a> {
             match self.answered().await {
                 Ok(()) => {}
                 Err(Unanswered::Broken(how)) => return Err(self.worker.describe(&how)),
+                Err(Unanswered::Refused(fault)) => return Err(fault),
                 // The bundle ends by that too, and says so.
                 Err(Unanswered::WorkerGone) => return std::future::pending().await,
             }
         }
     }
 
-    /// To be called when the worker has answered the bundle: all splits that it has made. Its answer to the
+    /// To be called when the worker has answered the bundle: all splits of it that were not taken at once. Its answer to the
     /// last one may be on its way yet, since a harness need not send answers in the order in which they
     /// came to be; that answer is waited for, as there may be work in it that nobody else does.
     pub(super) async fn finish(mut self) -> Result<Vec<BundleSplit>, Fault> {
@@ -99,6 +108,7 @@ impl<'a> Questions<'a> {
             match tokio::time::timeout(limit, self.answered()).await {
                 Ok(Ok(())) => {}
                 Ok(Err(Unanswered::Broken(how))) => return Err(worker.describe(&how)),
+                Ok(Err(Unanswered::Refused(fault))) => return Err(fault),
                 Ok(Err(Unanswered::WorkerGone)) => return Err(worker.fault().await),
                 Err(_) => {
                     return Err(worker.describe(&format!(
@@ -115,7 +125,7 @@ impl<'a> Questions<'a> {
         let (name, request, reply) = match request {
             // Cutting an input needs its length; the reply is dropped, which says that it is not cut. And who
             // has given up may not want a split any more.
-            BundleRequest::Split { reply, .. } if self.elements.is_empty() || reply.is_closed() => return,
+            BundleRequest::Split { reply, .. } if self.counted().is_empty() || reply.is_closed() => return,
             BundleRequest::Split { fraction_of_remainder, reply } => {
                 ("split", self.split_request(fraction_of_remainder), Reply::Split(reply))
             }
@@ -133,6 +143,13 @@ impl<'a> Questions<'a> {
         asked.sent = true;
     }
 
+    /// The data sources whose elements were counted, and how many there are.
+    fn counted(&self) -> BTreeMap<String, i64> {
+        let counted = self.elements.iter().filter_map(|(source, elements)| Some((source, elements.get()?)));
+        let counted = counted.map(|(source, elements)| (source, i64::try_from(elements)));
+        counted.map(|(source, elements)| (source.clone(), elements.unwrap_or(i64::MAX))).collect()
+    }
+
     fn split_request(&self, fraction_of_remainder: f64) -> Request {
         let desired = |estimated_input_elements| DesiredSplit {
             fraction_of_remainder,
@@ -140,10 +157,10 @@ impl<'a> Questions<'a> {
             // Anywhere.
             allowed_split_points: Vec::new(),
         };
-        let sources = self.elements.iter();
+        let sources = self.counted().into_iter();
         Request::ProcessBundleSplit(ProcessBundleSplitRequest {
             instruction_id: self.bundle.to_owned(),
-            desired_splits: sources.map(|(source, &elements)| (source.clone(), desired(elements))).collect(),
+            desired_splits: sources.map(|(source, elements)| (source, desired(elements))).collect(),
         })
     }
 
@@ -162,7 +179,12 @@ impl<'a> Questions<'a> {
             (Reply::Split(reply), Some(Response::ProcessBundleSplit(answer))) => {
                 let known = |source: &str| self.elements.contains_key(source);
                 let split = response::split(answer, known).map_err(Unanswered::Broken)?;
-                self.splits.extend(split.clone());
+                if let Some(split) = &split {
+                    match self.outputs.receive_split(split).map_err(Unanswered::Refused)? {
+                        SplitTaken::AtOnce => {}
+                        SplitTaken::WithTheBundle => self.splits.push(split.clone()),
+                    }
+                }
                 reply.send(split).ok();
             }
             (Reply::Progress(reply), Some(Response::ProcessBundleProgress(answer))) => {

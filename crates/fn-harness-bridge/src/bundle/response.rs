@@ -33,13 +33,15 @@ pub(super) fn split(
     answer: ProcessBundleSplitResponse,
     is_source: impl Fn(&str) -> bool,
 ) -> Result<Option<BundleSplit>, String> {
-    // The primary roots say what is left to the bundle, which only the worker has to know.
-    let ProcessBundleSplitResponse { primary_roots: _, residual_roots, channel_splits } = answer;
+    let ProcessBundleSplitResponse { primary_roots, residual_roots, channel_splits } = answer;
+    let at_once =
+        |application| DelayedBundleApplication { application: Some(application), requested_time_delay: None };
+    let primaries = primary_roots.into_iter().map(at_once).filter_map(residual).collect();
     let residuals: Vec<_> = residual_roots.into_iter().filter_map(residual).collect();
     let channels = channel_splits.into_iter().map(|channel| channel_split(channel, &is_source));
     let channels = channels.collect::<Result<Vec<_>, _>>()?;
     let is_split = !residuals.is_empty() || !channels.is_empty();
-    Ok(is_split.then_some(BundleSplit { residuals, channels }))
+    Ok(is_split.then_some(BundleSplit { residuals, primaries, channels }))
 }
 
 fn channel_split(

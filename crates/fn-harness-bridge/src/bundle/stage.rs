@@ -16,6 +16,7 @@ use super::element_counts::ElementCounts;
 use super::finalizer::BundleFinalizer;
 use super::job::version_of_descriptor;
 use super::questions::Questions;
+use super::slow;
 use super::{
     ActiveBundle, Ending, FiredTimers, OutputStream, TimerFamily, failing_element, response, timers,
 };
@@ -127,10 +128,15 @@ impl StageBundles {
 
 #[async_trait]
 impl StageBundleFactory for StageBundles {
+    fn has_idle_worker(&self) -> bool {
+        self.workers.has_idle()
+    }
+
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault> {
         let RemoteBundle { instruction, inputs, timers, state, outputs, requests, side_inputs_version } =
             bundle;
-        let elements = counted(&inputs);
+        let elements =
+            inputs.iter().map(|input| (input.transform_id.clone(), input.elements.clone())).collect();
         let inputs = self.inputs(inputs)?;
         let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
@@ -138,20 +144,23 @@ impl StageBundleFactory for StageBundles {
         let meters = &worker.job.meters;
         let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
-        let request = process_bundle(descriptor_id, state.cache_tokens(&worker.id));
-        let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs, meters.clone());
+        let request = process_bundle(descriptor_id, lease.data_stream(), state.cache_tokens(&worker.id));
+        let (active, ending) =
+            ActiveBundle::new(self.output_streams.clone(), state, outputs.clone(), meters.clone());
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
         let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
         let turn = worker.turns.begin(&worker.job.work, meters);
-        let mut questions = Questions::new(&worker, &instruction, elements, requests, &self.shared.config);
+        let config = &self.shared.config;
+        let mut questions = Questions::new(&worker, &instruction, elements, outputs, requests, config);
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
             ending = self.run(&running, request, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
+            never = slow::report(&self.shared.config, &worker, &instruction, &self.spec.name) => match never {},
         };
         drop(turn);
         match ending {
@@ -188,15 +197,14 @@ impl StageBundleFactory for StageBundles {
     }
 }
 
-/// By data source, where the elements were counted.
-fn counted(inputs: &[BundleInput]) -> BTreeMap<String, i64> {
-    let counted = inputs.iter().filter_map(|input| Some((&input.transform_id, input.elements?)));
-    counted.map(|(id, elements)| (id.clone(), i64::try_from(elements).unwrap_or(i64::MAX))).collect()
-}
-
-fn process_bundle(descriptor_id: String, cache_tokens: Vec<CacheToken>) -> ProcessBundleRequest {
+fn process_bundle(
+    descriptor_id: String,
+    data_stream_id: String,
+    cache_tokens: Vec<CacheToken>,
+) -> ProcessBundleRequest {
     ProcessBundleRequest {
         process_bundle_descriptor_id: descriptor_id,
+        data_stream_id,
         // For an SDK that caches nothing they mean nothing. Python caches without having the capability
         // `beam:protocol:state_caching:v1`, so nothing is made of that.
         cache_tokens: cache_tokens.into_iter().map(cache_token).collect(),

@@ -18,8 +18,8 @@ use bytes::Bytes;
 use prost::Message;
 use runner_core::fault::Fault;
 use runner_core::ports::{
-    BundleInput, BundleRequests, OutputReceiver, RemoteBundle, StageBundleFactory, StageSpec, StateHandler,
-    StateKey, StatePage, TimerBlock,
+    BundleInput, BundleRequests, ElementCount, OutputReceiver, RemoteBundle, StageBundleFactory, StageSpec,
+    StateHandler, StateKey, StatePage, TimerBlock,
 };
 
 use super::stage::StageBundles;
@@ -58,7 +58,7 @@ pub(super) async fn ask(stage: &StageBundles, coder: &str, element: &[u8]) -> Op
         inputs: vec![BundleInput {
             transform_id: SOURCE.to_owned(),
             blocks: Box::new(std::iter::once(Ok(Bytes::from(input)))),
-            elements: None,
+            elements: ElementCount::default(),
         }],
         timers: Vec::new(),
         state: Arc::new(NoState),

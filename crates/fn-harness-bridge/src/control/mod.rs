@@ -2,6 +2,7 @@
 
 mod ask;
 mod descriptor;
+mod harness_metrics;
 mod sampled;
 mod short_ids;
 
@@ -10,18 +11,20 @@ use std::sync::Arc;
 use beam_model::fn_execution::beam_fn_control_server::BeamFnControl;
 use beam_model::fn_execution::{
     GetProcessBundleDescriptorRequest, InstructionRequest, InstructionResponse, ProcessBundleDescriptor,
-    RegisterRequest, instruction_request,
+    RegisterRequest, instruction_request, instruction_response,
 };
 use beam_model::pipeline::ApiServiceDescriptor;
 use prost::Message;
 use runner_core::ports::StageSpec;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::bundle::ActiveBundle;
 use crate::error::BridgeError;
 use crate::server::Shared;
 use crate::worker::{OutboxStream, WorkerSession};
 
 pub(crate) use ask::{NoAnswer, ask};
+pub(crate) use harness_metrics::harness_monitoring_infos;
 pub(crate) use short_ids::{ShortIds, monitoring_infos};
 
 pub(crate) struct ControlService {
@@ -93,7 +96,7 @@ async fn read_answers(worker: Arc<WorkerSession>, mut answers: Streaming<Instruc
             message = answers.message() => message,
         };
         let handed_out = match message {
-            Ok(Some(answer)) => hand_out(&worker, answer),
+            Ok(Some(answer)) => take(&worker, answer).await,
             Ok(None) => Err("ended its control stream".to_owned()),
             Err(status) => Err(format!("lost its control stream ({})", status.message())),
         };
@@ -102,6 +105,24 @@ async fn read_answers(worker: Arc<WorkerSession>, mut answers: Streaming<Instruc
             return;
         }
     }
+}
+
+/// Hands out an answer where that may wait for a disk, if there is output in it that may have to.
+async fn take(worker: &Arc<WorkerSession>, answer: InstructionResponse) -> Result<(), String> {
+    let bytes = match &answer.response {
+        Some(instruction_response::Response::ProcessBundle(response)) => {
+            let data = response.elements.iter().flat_map(|elements| &elements.data);
+            data.map(|data| data.data.len()).sum()
+        }
+        _ => 0,
+    };
+    let waits = |bundle: Arc<ActiveBundle>| bundle.may_wait(bytes);
+    if bytes == 0 || !worker.bundle(&answer.instruction_id).is_some_and(waits) {
+        return hand_out(worker, answer);
+    }
+    let worker = worker.clone();
+    let handed_out = tokio::task::spawn_blocking(move || hand_out(&worker, answer));
+    handed_out.await.unwrap_or_else(|error| Err(format!("answered what could not be taken in ({error})")))
 }
 
 fn hand_out(worker: &WorkerSession, answer: InstructionResponse) -> Result<(), String> {

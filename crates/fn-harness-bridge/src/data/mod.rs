@@ -1,11 +1,11 @@
-//! `BeamFnData`: elements to and from workers, one stream for each worker.
+//! `BeamFnData`: elements to and from workers, one stream for each worker, or for each bundle that it runs at once.
 
 mod outbound;
 
 use std::sync::Arc;
 
-use beam_model::fn_execution::Elements;
 use beam_model::fn_execution::beam_fn_data_server::BeamFnData;
+use beam_model::fn_execution::{Elements, elements};
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::error::BridgeError;
@@ -13,6 +13,9 @@ use crate::server::Shared;
 use crate::worker::{OutboxStream, WorkerSession};
 
 pub(crate) use outbound::{Blocks, FeedError, feed};
+
+/// The metadata key by which a worker says which of its streams this is.
+const DATA_STREAM_ID: &str = "data_stream_id";
 
 pub(crate) struct DataService {
     shared: Arc<Shared>,
@@ -33,7 +36,9 @@ impl BeamFnData for DataService {
         request: Request<Streaming<Elements>>,
     ) -> Result<Response<Self::DataStream>, Status> {
         let worker = self.shared.registry.worker(request.metadata())?;
-        let Some(frames) = worker.data.attach() else {
+        let name =
+            request.metadata().get(DATA_STREAM_ID).and_then(|name| name.to_str().ok()).unwrap_or_default();
+        let Some(frames) = worker.data.attach(name) else {
             return Err(BridgeError::StreamTaken { worker: worker.id.clone(), stream: "data" }.into());
         };
         tokio::spawn(read_elements(worker, request.into_inner()));
@@ -50,7 +55,7 @@ async fn read_elements(worker: Arc<WorkerSession>, mut frames: Streaming<Element
             message = frames.message() => message,
         };
         let received = match message {
-            Ok(Some(frame)) => receive(&worker, frame),
+            Ok(Some(frame)) => take(&worker, frame).await,
             Ok(None) => Err("ended its data stream".to_owned()),
             Err(status) => Err(format!("lost its data stream ({})", status.message())),
         };
@@ -59,6 +64,20 @@ async fn read_elements(worker: Arc<WorkerSession>, mut frames: Streaming<Element
             return;
         }
     }
+}
+
+/// Receives a frame where that may wait for a disk, if it may have to. The worker's next frame is not read before: so a worker
+/// that writes faster than the disk is held back.
+async fn take(worker: &Arc<WorkerSession>, frame: Elements) -> Result<(), String> {
+    let waits = |data: &elements::Data| {
+        worker.bundle(&data.instruction_id).is_some_and(|bundle| bundle.may_wait(data.data.len()))
+    };
+    if !frame.data.iter().any(waits) {
+        return receive(worker, frame);
+    }
+    let worker = worker.clone();
+    let received = tokio::task::spawn_blocking(move || receive(&worker, frame));
+    received.await.unwrap_or_else(|error| Err(format!("sent data that could not be taken in ({error})")))
 }
 
 /// Errors: the worker broke the protocol; how, to follow "worker X …".

@@ -1,6 +1,7 @@
 //! A bundle's input on its way to the worker, cut into frames.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use beam_model::fn_execution::instruction_request::Request;
 use beam_model::fn_execution::{Elements, InstructionRequest, ProcessBundleRequest, elements};
@@ -10,7 +11,7 @@ use runner_core::fault::Fault;
 use runner_core::ports::TimerBlock;
 
 use crate::bundle::{FiredTimers, TimerFamily};
-use crate::worker::WorkerSession;
+use crate::worker::{Outbox, WorkerSession};
 
 /// A message ends when it holds so many bytes. Large enough that its cost does not count, small enough
 /// that the worker has begun on one while the next is on its way.
@@ -40,7 +41,9 @@ pub(crate) async fn feed(
     inputs: BTreeMap<String, Blocks>,
     timers: FiredTimers,
 ) -> Result<(), FeedError> {
-    let mut frame = Frame { instruction, request: Some(request), elements: Elements::default(), bytes: 0 };
+    let stream = worker.data.outbox(&request.data_stream_id);
+    let elements = Elements::default();
+    let mut frame = Frame { instruction, stream, request: Some(request), elements, bytes: 0 };
     if !worker.environment.can(CONTROL_REQUEST_ELEMENTS_EMBEDDING) {
         frame.send(worker).await?;
     }
@@ -101,6 +104,8 @@ async fn feed_timers(
 /// One message being put together.
 struct Frame<'a> {
     instruction: &'a str,
+    /// How it goes to the worker.
+    stream: Arc<Outbox<Elements>>,
     /// The bundle's request, if it has not been sent yet.
     request: Option<ProcessBundleRequest>,
     elements: Elements,
@@ -139,7 +144,7 @@ impl Frame<'_> {
         if elements.data.is_empty() && elements.timers.is_empty() {
             return Ok(());
         }
-        worker.data.send(elements).await.map_err(|_| FeedError::WorkerGone)
+        self.stream.send(elements).await.map_err(|_| FeedError::WorkerGone)
     }
 
     /// Sends the bundle's request with all that the bundle gets.

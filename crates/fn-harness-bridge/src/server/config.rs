@@ -25,8 +25,12 @@ pub struct BridgeConfig {
     pub split_timeout: Duration,
     /// How long a worker may take to tell what the short ids of its metrics mean.
     pub short_ids_timeout: Duration,
+    /// How long a worker may take to tell the metrics of its process. They are left out then.
+    pub harness_metrics_timeout: Duration,
     /// How long a worker may take to say what it is doing.
     pub worker_status_timeout: Duration,
+    /// How long a bundle runs before the worker is asked what it is doing. It is asked again after twice the time.
+    pub slow_bundle: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
     pub max_start_failures: u32,
     /// Of the server, to be counted in.
@@ -43,7 +47,9 @@ impl Default for BridgeConfig {
             end_of_output_timeout: Duration::from_secs(60),
             split_timeout: Duration::from_secs(60),
             short_ids_timeout: Duration::from_secs(60),
+            harness_metrics_timeout: Duration::from_secs(1),
             worker_status_timeout: Duration::from_secs(5),
+            slow_bundle: Duration::from_secs(300),
             max_start_failures: 4,
             meters: Arc::default(),
         }

@@ -14,6 +14,7 @@ use beam_model::fn_execution::{
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::bundle::ActiveBundle;
 use crate::server::Shared;
 use crate::worker::WorkerSession;
 
@@ -31,16 +32,28 @@ impl StateService {
 impl BeamFnState for StateService {
     type StateStream = Pin<Box<dyn Stream<Item = Result<StateResponse, Status>> + Send>>;
 
-    /// Answers are made where requests are read, one after the other: a handler only looks things up,
-    /// and a worker that does not read its answers is not read from.
+    /// Answers are made where requests are read, one after the other, unless they may have to be read from a disk: else a
+    /// handler only looks things up, and a worker that does not read its answers is not read from.
     async fn state(
         &self,
         request: Request<Streaming<StateRequest>>,
     ) -> Result<Response<Self::StateStream>, Status> {
         let worker = self.shared.registry.worker(request.metadata())?;
         let requests = request.into_inner();
-        Ok(Response::new(Box::pin(requests.map(move |request| Ok(respond(&worker, request?))))))
+        Ok(Response::new(Box::pin(requests.then(move |request| {
+            let worker = worker.clone();
+            async move { take(worker, request?).await }
+        }))))
     }
+}
+
+async fn take(worker: Arc<WorkerSession>, request: StateRequest) -> Result<StateResponse, Status> {
+    let waits = |bundle: Arc<ActiveBundle>| bundle.state.may_wait();
+    if !worker.bundle(&request.instruction_id).is_some_and(waits) {
+        return Ok(respond(&worker, request));
+    }
+    let answered = tokio::task::spawn_blocking(move || respond(&worker, request)).await;
+    answered.map_err(|error| Status::internal(format!("a state request could not be answered: {error}")))
 }
 
 fn respond(worker: &WorkerSession, request: StateRequest) -> StateResponse {

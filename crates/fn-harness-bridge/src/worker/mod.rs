@@ -1,5 +1,6 @@
 //! The workers: who is known, what each is doing, whether it lives.
 
+mod data_streams;
 mod outbox;
 mod pool;
 mod recent_lines;
@@ -7,6 +8,7 @@ mod registry;
 mod session;
 mod turns;
 
+pub(crate) use data_streams::DataStreams;
 pub(crate) use outbox::{Outbox, OutboxStream};
 pub(crate) use pool::{EnvironmentWorkers, Lease};
 pub(crate) use recent_lines::RecentLines;

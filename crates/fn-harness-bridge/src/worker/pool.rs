@@ -1,11 +1,13 @@
 //! The workers of one environment of one job: started when a bundle needs one, and lent to bundles. How many
 //! bundles run at once is for others to say; here they are spread over the workers that there are.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use beam_model::urns::standard_protocols::{HARNESS_MONITORING_INFOS, NAMED_DATA_STREAMS};
 use runner_core::fault::{Fault, Retry};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -40,13 +42,27 @@ pub(crate) struct EnvironmentWorkers {
 struct Lent {
     /// Each with the bundles that it runs. The one used last is used next: it has descriptors and caches at
     /// hand.
-    workers: Vec<(Arc<WorkerSession>, usize)>,
+    workers: Vec<(Arc<WorkerSession>, Places)>,
     starting: usize,
+}
+
+/// The bundles on a worker, each by a number that no other has meanwhile.
+#[derive(Debug, Default)]
+struct Places(BTreeSet<usize>);
+
+impl Places {
+    /// Takes the first that is free.
+    fn take(&mut self) -> usize {
+        let free = self.0.iter().enumerate().find(|(index, place)| index != *place);
+        let place = free.map_or(self.0.len(), |(index, _)| index);
+        self.0.insert(place);
+        place
+    }
 }
 
 /// Where the next bundle runs.
 enum Choice {
-    Worker(Arc<WorkerSession>),
+    Worker(Arc<WorkerSession>, usize),
     New,
     /// On one that is starting, or has too much to do now.
     Later,
@@ -56,17 +72,14 @@ impl Lent {
     /// `most`: how many workers there may be. `full`: with so many bundles a worker must not get another.
     fn choose(&mut self, most: usize, full: Option<NonZeroUsize>) -> Choice {
         self.workers.retain(|(worker, _)| !worker.is_gone());
-        let least = self.workers.iter().map(|(_, bundles)| *bundles).min();
+        let least = self.workers.iter().map(|(_, bundles)| bundles.0.len()).min();
         if least != Some(0) && self.workers.len() + self.starting < most {
             self.starting += 1;
             return Choice::New;
         }
-        match self.workers.iter_mut().rev().find(|(_, bundles)| Some(*bundles) == least) {
-            Some((_, bundles)) if full.is_some_and(|full| *bundles >= full.get()) => Choice::Later,
-            Some((worker, bundles)) => {
-                *bundles += 1;
-                Choice::Worker(worker.clone())
-            }
+        match self.workers.iter_mut().rev().find(|(_, bundles)| Some(bundles.0.len()) == least) {
+            Some((_, bundles)) if full.is_some_and(|full| bundles.0.len() >= full.get()) => Choice::Later,
+            Some((worker, bundles)) => Choice::Worker(worker.clone(), bundles.take()),
             None => Choice::Later,
         }
     }
@@ -75,7 +88,20 @@ impl Lent {
 /// A worker for the time of a bundle.
 pub(crate) struct Lease {
     pub(crate) worker: Arc<WorkerSession>,
+    /// No other bundle on the worker has the same.
+    place: usize,
     workers: Arc<EnvironmentWorkers>,
+}
+
+impl Lease {
+    /// The worker's data stream for the bundle. The one without a name is there for the first bundle, and for all if
+    /// the SDK knows no others.
+    pub(crate) fn data_stream(&self) -> String {
+        match self.place {
+            1.. if self.worker.environment.can(NAMED_DATA_STREAMS) => self.place.to_string(),
+            _ => String::new(),
+        }
+    }
 }
 
 impl Drop for Lease {
@@ -83,8 +109,9 @@ impl Drop for Lease {
         let mut lent = self.workers.lent();
         let mine = lent.workers.iter().position(|(worker, _)| Arc::ptr_eq(worker, &self.worker));
         if let Some(index) = mine {
-            let (worker, bundles) = lent.workers.remove(index);
-            lent.workers.push((worker, bundles.saturating_sub(1)));
+            let (worker, mut bundles) = lent.workers.remove(index);
+            bundles.0.remove(&self.place);
+            lent.workers.push((worker, bundles));
         }
         drop(lent);
         self.workers.changed.notify_waiters();
@@ -126,7 +153,7 @@ impl EnvironmentWorkers {
             changed.as_mut().enable();
             let choice = self.lent().choose(self.most, self.environment.most_bundles);
             match choice {
-                Choice::Worker(worker) => return Ok(Lease { worker, workers: self.clone() }),
+                Choice::Worker(worker, place) => return Ok(Lease { worker, place, workers: self.clone() }),
                 Choice::New => return self.lease_new().await,
                 Choice::Later => tokio::select! {
                     () = self.job.closing.cancelled() => {}
@@ -143,22 +170,51 @@ impl EnvironmentWorkers {
             let worker = workers.start().await;
             let mut lent = workers.lent();
             lent.starting -= 1;
+            let mut places = Places::default();
+            let place = places.take();
             if let Ok(worker) = &worker {
-                lent.workers.push((worker.clone(), 1));
+                lent.workers.push((worker.clone(), places));
             }
             drop(lent);
             workers.changed.notify_waiters();
-            let lease = worker.map(|worker| Lease { worker, workers });
+            let lease = worker.map(|worker| Lease { worker, place, workers });
             // Nobody waits any more: the lease is dropped, and with that the worker is idle.
             sender.send(lease).ok();
         });
         receiver.await.map_err(|_| self.closed())?
     }
 
+    /// The workers that are there.
+    pub(crate) fn running(&self) -> Vec<Arc<WorkerSession>> {
+        let lent = self.lent();
+        lent.workers
+            .iter()
+            .filter(|(worker, _)| !worker.is_gone())
+            .map(|(worker, _)| worker.clone())
+            .collect()
+    }
+
     /// How many bundles may run at once, on all workers together.
     pub(crate) fn parallelism(&self) -> usize {
         let each = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
         self.most.saturating_mul(each.min(MOST_BUNDLES_WORTHWHILE))
+    }
+
+    /// Whether a worker is there that could take a bundle at once.
+    pub(crate) fn has_idle(&self) -> bool {
+        let full = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
+        let lent = self.lent();
+        lent.workers.iter().any(|(worker, bundles)| !worker.is_gone() && bundles.0.len() < full)
+    }
+
+    /// The workers that can be asked for the metrics of their process.
+    pub(crate) fn with_own_metrics(&self) -> Vec<Arc<WorkerSession>> {
+        if !self.environment.can(HARNESS_MONITORING_INFOS) {
+            return Vec::new();
+        }
+        let lent = self.lent();
+        let workers = lent.workers.iter().map(|(worker, _)| worker);
+        workers.filter(|worker| !worker.is_gone()).cloned().collect()
     }
 
     fn closed(&self) -> Fault {

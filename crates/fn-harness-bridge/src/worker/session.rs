@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
-use beam_model::fn_execution::{Elements, InstructionRequest, InstructionResponse, WorkerStatusRequest};
+use beam_model::fn_execution::{InstructionRequest, InstructionResponse, WorkerStatusRequest};
 use runner_core::fault::Fault;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{Outbox, RecentLines, Turns};
+use super::{DataStreams, Outbox, RecentLines, Turns};
 use crate::bundle::{ActiveBundle, JobContext};
 use crate::control::ShortIds;
 use crate::environment::EnvironmentSpec;
@@ -18,8 +18,6 @@ use crate::worker_status::StatusQueries;
 
 /// Instructions are few and small.
 const CONTROL_MESSAGES: usize = 16;
-/// Frames of about 1 MiB each: enough that the worker never waits for the next one to be cut.
-const DATA_FRAMES: usize = 4;
 /// A process is reaped within milliseconds of its streams' end; this is for a machine under load.
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -36,7 +34,7 @@ pub(crate) struct WorkerSession {
     /// Set when nothing of the worker is left; its logging stream ends then at the latest.
     pub(crate) finished: CancellationToken,
     pub(crate) control: Outbox<InstructionRequest>,
-    pub(crate) data: Outbox<Elements>,
+    pub(crate) data: DataStreams,
     pub(crate) status_requests: Outbox<WorkerStatusRequest>,
     pub(crate) status_queries: StatusQueries,
     pub(crate) recent_lines: RecentLines,
@@ -75,7 +73,7 @@ impl WorkerSession {
             connected: CancellationToken::new(),
             finished: finished.clone(),
             control: Outbox::new(CONTROL_MESSAGES, gone.clone()),
-            data: Outbox::new(DATA_FRAMES, gone.clone()),
+            data: DataStreams::new(gone.clone()),
             status_requests: Outbox::new(1, finished.clone()),
             gone,
             status_queries: StatusQueries::default(),

@@ -9,6 +9,7 @@ use prost_types::Struct;
 use runner_core::backend::{Importance, JobListener, MetricResults, Outcome, PipelineResult};
 
 use super::events::{EventCursor, JobEvents};
+use super::metrics_size::{self, Fitting};
 use super::{JobDescription, JobState};
 use crate::error::JobServiceError;
 
@@ -122,14 +123,14 @@ impl Job {
         }
     }
 
-    /// Those of the moment while the job runs, the final ones afterwards.
+    /// Those of the moment while the job runs, the final ones afterwards; not more than clients take.
     pub(crate) fn metrics(&self) -> MetricResults {
         let result = match &*self.phase() {
             Phase::Starting { .. } => return MetricResults::default(),
             Phase::Running(result) => Arc::clone(result),
             Phase::Ended(metrics) => return metrics.clone(),
         };
-        result.metrics()
+        metrics_size::fit(result.metrics()).metrics
     }
 
     /// Asks the job to stop, and tells its state. Changes nothing for a job that has ended.
@@ -193,7 +194,11 @@ impl Job {
     /// The backend is done with the job, clean-up included. The metrics are in place before anyone sees
     /// the terminal state: clients fetch them once, right after it.
     pub(super) fn has_ended(&self, outcome: Outcome, metrics: MetricResults) {
+        let Fitting { metrics, left_out } = metrics_size::fit(metrics);
         *self.phase() = Phase::Ended(metrics);
+        if let Some(left_out) = left_out {
+            self.events.message(Importance::Warning, left_out);
+        }
         let (state, message) = match outcome {
             Outcome::Done => (JobState::Done, None),
             Outcome::Cancelled => (JobState::Cancelled, None),

@@ -7,6 +7,7 @@
 mod events;
 #[expect(clippy::module_inception, reason = "the folder is about jobs, this file is one job")]
 mod job;
+mod metrics_size;
 mod preparation;
 mod registry;
 mod state;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use beam_model::time::EventTime;
 
+use super::splits::Asking;
 use super::{Block, Engine, EngineAction, Partition, Timer, TimerChange};
 use crate::backend::Outcome;
 use crate::fault::{Fault, Retry};
@@ -21,14 +22,15 @@ pub struct BundleId(pub u64);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
-struct Bundle<B> {
-    node: NodeId,
-    attempt: Attempt,
-    content: Content<B>,
+pub(super) struct Bundle<B> {
+    pub(super) node: NodeId,
+    pub(super) attempt: Attempt,
+    pub(super) content: Content<B>,
     /// The stage's watermark when it began.
     watermark: EventTime,
     /// Whether its restrictions are to be truncated.
     draining: bool,
+    pub(super) asking: Asking,
 }
 
 /// What a bundle is made of.
@@ -70,8 +72,16 @@ impl<B> Bundles<B> {
         ids
     }
 
+    pub(super) fn running(&self) -> impl Iterator<Item = (BundleId, &Bundle<B>)> {
+        self.running.iter().map(|(id, bundle)| (*id, bundle))
+    }
+
+    pub(super) fn get_mut(&mut self, id: BundleId) -> Option<&mut Bundle<B>> {
+        self.running.get_mut(&id)
+    }
+
     /// The bundle, if this is the attempt that counts.
-    fn current(&mut self, id: BundleId, attempt: Attempt) -> Option<&mut Bundle<B>> {
+    pub(super) fn current(&mut self, id: BundleId, attempt: Attempt) -> Option<&mut Bundle<B>> {
         self.running.get_mut(&id).filter(|bundle| bundle.attempt == attempt)
     }
 }
@@ -104,7 +114,8 @@ impl<B: Clone> Engine<B> {
         let id = BundleId(self.bundles.next);
         self.bundles.next += 1;
         let draining = self.draining && reads_restrictions && !truncated;
-        let bundle = Bundle { node, attempt: Attempt(1), content, watermark, draining };
+        let asking = Asking::new(self.clock.wall());
+        let bundle = Bundle { node, attempt: Attempt(1), content, watermark, draining, asking };
         self.actions.push(bundle.run(id));
         self.bundles.running.insert(id, bundle);
     }
@@ -137,6 +148,7 @@ impl<B: Clone> Engine<B> {
     }
 
     pub(super) fn bundle_failed(&mut self, id: BundleId, attempt: Attempt, fault: Fault) {
+        let now = self.clock.wall();
         let Some(bundle) = self.bundles.current(id, attempt) else { return };
         let again = match fault.retry {
             Retry::Never => false,
@@ -144,6 +156,7 @@ impl<B: Clone> Engine<B> {
         };
         if again {
             bundle.attempt = Attempt(attempt.0 + 1);
+            bundle.asking = Asking::new(now);
             let run = bundle.run(id);
             self.actions.push(run);
         } else {

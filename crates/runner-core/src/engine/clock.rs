@@ -15,6 +15,10 @@ enum Waiter {
     Residual(u64),
     /// A node with triggers or timers.
     Node(NodeId),
+    /// A stage that gets nothing more, for its next turn of processing-time timers.
+    LastTurn(NodeId),
+    /// Running bundles that may be asked to split.
+    Splits,
 }
 
 /// Both clocks of a job: that of the machine, by which residuals come back, and the pipeline's own, by which
@@ -24,6 +28,7 @@ pub(super) struct Clock<B> {
     pipeline: PipelineClock,
     queue: BTreeSet<(ProcessingTime, Waiter)>,
     nodes: HashMap<NodeId, ProcessingTime>,
+    splits: Option<ProcessingTime>,
     residuals: HashMap<u64, (NodeId, Block<B>)>,
     next_residual: u64,
     /// The wake-up call that has been asked for and has not come.
@@ -48,6 +53,7 @@ impl<B> Clock<B> {
             pipeline,
             queue: BTreeSet::new(),
             nodes: HashMap::new(),
+            splits: None,
             residuals: HashMap::new(),
             next_residual: 0,
             asked: None,
@@ -57,6 +63,11 @@ impl<B> Clock<B> {
     /// The machine's clock shows this. It may be set back; then time stands still until it has caught up.
     pub(super) fn set_wall(&mut self, now: ProcessingTime) {
         self.wall = self.wall.max(now);
+    }
+
+    /// What the machine's clock shows.
+    pub(super) fn wall(&self) -> ProcessingTime {
+        self.wall
     }
 
     /// What timers and triggers go by.
@@ -79,6 +90,11 @@ impl<B> Clock<B> {
             }
             PipelineClock::Test(_) | PipelineClock::Wall | PipelineClock::Stopped => fire,
         }
+    }
+
+    /// A stage waits for this time of the machine's clock.
+    pub(super) fn stage_waits(&mut self, stage: NodeId, until: ProcessingTime) {
+        self.queue.insert((until, Waiter::LastTurn(stage)));
     }
 
     /// A TestStream says that time goes on.
@@ -107,6 +123,17 @@ impl<B> Clock<B> {
         }
     }
 
+    /// Running bundles may be asked to split at this time, or none is to be.
+    pub(super) fn splits_wait(&mut self, until: Option<ProcessingTime>) {
+        if self.splits == until {
+            return;
+        }
+        if let Some(before) = std::mem::replace(&mut self.splits, until) {
+            self.queue.remove(&(before, Waiter::Splits));
+        }
+        self.queue.extend(until.map(|until| (until, Waiter::Splits)));
+    }
+
     /// Whether a wake-up call is under way.
     pub(super) fn wakes(&self) -> bool {
         self.asked.is_some()
@@ -114,7 +141,7 @@ impl<B> Clock<B> {
 
     fn is_due(&self, at: ProcessingTime, waiter: Waiter) -> bool {
         match waiter {
-            Waiter::Residual(_) => at <= self.wall,
+            Waiter::Residual(_) | Waiter::LastTurn(_) | Waiter::Splits => at <= self.wall,
             Waiter::Node(_) => at <= self.now(),
         }
     }
@@ -132,6 +159,8 @@ impl<B> Clock<B> {
                     self.nodes.remove(&node);
                     nodes.push(node);
                 }
+                Waiter::LastTurn(stage) => nodes.push(stage),
+                Waiter::Splits => self.splits = None,
                 Waiter::Residual(id) => residuals.extend(self.residuals.remove(&id)),
             }
         }
@@ -141,7 +170,7 @@ impl<B> Clock<B> {
     /// When the machine's clock has to be looked at again, if that is sooner than what has been asked for.
     fn wake(&mut self) -> Option<ProcessingTime> {
         let by_wall = |waiter: &Waiter| match waiter {
-            Waiter::Residual(_) => true,
+            Waiter::Residual(_) | Waiter::LastTurn(_) | Waiter::Splits => true,
             Waiter::Node(_) => self.pipeline == PipelineClock::Wall,
         };
         let next = self.queue.iter().find(|(_, waiter)| by_wall(waiter)).map(|(at, _)| *at)?;
@@ -184,7 +213,7 @@ impl<B: Clone> Engine<B> {
     /// All residuals come back at once: nobody waits for their time any more.
     pub(super) fn hurry_residuals(&mut self) {
         let clock = &mut self.clock;
-        clock.queue.retain(|(_, waiter)| matches!(waiter, Waiter::Node(_)));
+        clock.queue.retain(|(_, waiter)| !matches!(waiter, Waiter::Residual(_)));
         let mut residuals: Vec<_> = clock.residuals.drain().collect();
         residuals.sort_by_key(|(id, _)| *id);
         for (_, (node, block)) in residuals {

@@ -11,9 +11,11 @@ mod bundle;
 mod clock;
 mod collector;
 mod holds;
+mod last_turns;
 mod policy;
 mod quiescence;
 mod side_inputs;
+mod splits;
 mod stage;
 mod test_stream;
 mod timers;
@@ -36,8 +38,10 @@ pub use bundle::{Attempt, BundleId, MAX_ATTEMPTS};
 use clock::{Clock, PipelineClock};
 pub use collector::Collected;
 use collector::CollectorState;
+pub use last_turns::LAST_TIMERS;
 pub use policy::BundlePolicy;
 use policy::Pools;
+pub use splits::{Helper, is_worth_splitting};
 use stage::StageState;
 use test_stream::TestStreamState;
 pub use test_stream::TestStreamStep;
@@ -83,6 +87,20 @@ pub enum EngineEvent<B> {
         bundle: BundleId,
         attempt: Attempt,
         fault: Fault,
+    },
+    /// A running attempt works on `kept` alone from now on, which is not nothing and does all that it was to do but for what is
+    /// `given_back` to be done by others, now or after a delay in processing time.
+    BundleSplit {
+        bundle: BundleId,
+        attempt: Attempt,
+        kept: Vec<Block<B>>,
+        given_back: Vec<(Block<B>, Duration)>,
+    },
+    /// The oldest unanswered [`EngineAction::Split`] of the attempt has led to a `BundleSplit`, or will not.
+    SplitAnswered {
+        bundle: BundleId,
+        attempt: Attempt,
+        is_split: bool,
     },
     /// What a GroupByKey, or elements that waited for side inputs, give out. `done` if that is all that the oldest unanswered
     /// [`EngineAction::Collect`] or [`EngineAction::Advance`] has led to.
@@ -132,6 +150,9 @@ pub enum EngineAction<B> {
     Commit { bundle: BundleId, attempt: Attempt },
     /// A running bundle is to leave undone what it has not begun.
     Checkpoint { bundle: BundleId },
+    /// Workers have nothing to do: a running bundle is to keep so much of what is left to it (0 to 1), and to give
+    /// back the rest. Answer with `SplitAnswered`, after a `BundleSplit` if it does.
+    Split { bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64 },
     /// Add elements to a GroupByKey, or to those that wait for side inputs: answer with `Collected`.
     Collect { node: NodeId, blocks: Vec<Block<B>>, now: ProcessingTime },
     /// The watermark of such a node's input is here, or something that it looks at has changed: answer with
@@ -145,6 +166,8 @@ pub enum EngineAction<B> {
     AdvanceSideInput { collection: CollectionId, watermark: EventTime },
     /// Nothing will ask any more for what a stage keeps of windows that were over before this.
     Expire { node: NodeId, watermark: EventTime },
+    /// So many processing-time timers of a stage were given up, since the job drains and they went on being set.
+    TimersDropped { node: NodeId, count: usize },
     /// Answer with `TestStream`.
     NextTestStreamEvent,
     /// Answer with `Woken` at this time of the machine's clock. Replaces what was asked before.
@@ -176,6 +199,8 @@ pub struct Engine<B> {
     free_slots: Vec<usize>,
     clock: Clock<B>,
     policy: BundlePolicy,
+    /// How long after the end of a stage's input its processing-time timers may go on setting others.
+    last_timers: Duration,
     draining: bool,
     ended: bool,
     actions: Vec<EngineAction<B>>,
@@ -200,7 +225,7 @@ impl<B: Clone> Engine<B> {
             }
             match node {
                 Node::Stage(stage) => {
-                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref()));
+                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref(), plan.streaming));
                 }
                 Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
                     collectors.insert(id, CollectorState::default());
@@ -232,11 +257,18 @@ impl<B: Clone> Engine<B> {
             pools,
             clock: Clock::new(pipeline_clock),
             policy,
+            last_timers: LAST_TIMERS,
             draining: false,
             ended: false,
             actions: Vec::new(),
             plan,
         }
+    }
+
+    /// How long after the end of a stage's input its processing-time timers may go on setting others; by default
+    /// [`LAST_TIMERS`].
+    pub fn with_last_timers(self, last_timers: Duration) -> Self {
+        Self { last_timers, ..self }
     }
 
     /// Takes in what has happened and says what to do. `now`: the time on the machine's clock. After
@@ -249,7 +281,11 @@ impl<B: Clone> Engine<B> {
         if !self.ended {
             self.time_has_come();
             self.settle();
+            self.take_last_turns();
+        }
+        if !self.ended {
             self.start_bundles();
+            self.ask_for_splits();
             self.go_on_with_test_stream();
             self.ask_to_be_woken();
             self.check_end();
@@ -278,6 +314,12 @@ impl<B: Clone> Engine<B> {
             }
             EngineEvent::BundleFailed { bundle, attempt, fault } => {
                 self.bundle_failed(bundle, attempt, fault)
+            }
+            EngineEvent::BundleSplit { bundle, attempt, kept, given_back } => {
+                self.bundle_split(bundle, attempt, kept, given_back)
+            }
+            EngineEvent::SplitAnswered { bundle, attempt, is_split } => {
+                self.split_answered(bundle, attempt, is_split)
             }
             EngineEvent::Collected { node, blocks, done } => self.collected(node, blocks, done),
             EngineEvent::SideInputReady { collection } => self.side_input_ready(collection),

@@ -27,6 +27,19 @@ const MOST_BACKLOG: u64 = 64 << 20;
 impl BundlePolicy {
     /// Large enough that a bundle's fixed cost does not show, small enough to retry and to balance.
     pub const DEFAULT: Self = Self::Bytes(16 << 20);
+    /// So many bundles are as large as the memory for all data, at least: a bundle that is cut by bytes is in memory as a whole.
+    const BUNDLES_IN_MEMORY: u64 = 32;
+
+    /// The same, but with smaller bundles if there is little memory.
+    pub fn within(self, memory: u64) -> Self {
+        match self {
+            Self::Bytes(target) => {
+                Self::Bytes(target.min(memory / Self::BUNDLES_IN_MEMORY).max(Self::SMALLEST))
+            }
+            Self::EachBlock | Self::Whole => self,
+        }
+    }
+
     /// Less than this is not worth a second bundle.
     const SMALLEST: u64 = 256 << 10;
 
@@ -118,6 +131,9 @@ impl<B: Clone> Engine<B> {
         }
         if let Some(timers) = stage.take_timers(now, policy == BundlePolicy::EachBlock) {
             return Some(timers);
+        }
+        if let Some(blocks) = stage.take_split_off() {
+            return Some(Content { blocks, timers: Vec::new(), partitions: Vec::new() });
         }
         if stage.waiting() == 0 {
             return None;

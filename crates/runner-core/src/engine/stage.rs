@@ -4,14 +4,19 @@ use std::collections::{BTreeMap, HashSet, VecDeque};
 
 use beam_model::time::{EventTime, ProcessingTime};
 
+use std::time::Duration;
+
 use super::bundle::Content;
 use super::holds::Holds;
+use super::last_turns::{LastTurns, Next, Turn, is_over};
 use super::timers::{Timers, Times};
 use super::{Block, Partition, Timer, TimerChange};
 use crate::plan::{KeyedStage, TimerKind};
 
 pub(super) struct StageState<B> {
     queue: Queue<B>,
+    /// What running bundles have given back, each as one bundle to be.
+    split_off: VecDeque<Vec<Block<B>>>,
     pub(super) pending_bytes: u64,
     pub(super) in_flight: usize,
     /// Side inputs that are not complete, of those that the stage needs whole.
@@ -44,26 +49,35 @@ struct KeyedQueue<B> {
     /// Shares of keys that a bundle has.
     locked: HashSet<Partition>,
     timers: Timers,
+    /// There once nothing more comes but processing-time timers, and the turn that it is.
+    last_turns: Option<LastTurns>,
+    turn: Option<Turn>,
     kinds: Vec<TimerKind>,
+    /// What is made by timers comes before any timer of a later stage fires, as all of bounded input does.
+    bounded: bool,
     /// There if a key's elements are to come in the order of their time: how late they may be, in
     /// milliseconds.
     sorted: Option<i64>,
 }
 
 impl<B> StageState<B> {
-    pub(super) fn new(side_inputs: usize, keyed: Option<&KeyedStage>) -> Self {
+    pub(super) fn new(side_inputs: usize, keyed: Option<&KeyedStage>, streaming: bool) -> Self {
         let queue = match keyed {
             None => Queue::Plain(VecDeque::new()),
             Some(keyed) => Queue::Keyed(Box::new(KeyedQueue {
                 pending: BTreeMap::new(),
                 locked: HashSet::new(),
                 timers: Timers::default(),
+                last_turns: None,
+                turn: None,
                 kinds: keyed.families.iter().map(|family| family.kind).collect(),
+                bounded: !streaming,
                 sorted: keyed.time_sorted.then_some(keyed.allowed_lateness),
             })),
         };
         Self {
             queue,
+            split_off: VecDeque::new(),
             pending_bytes: 0,
             in_flight: 0,
             side_inputs_missing: side_inputs,
@@ -98,12 +112,36 @@ impl<B> StageState<B> {
         }
     }
 
+    /// A running bundle works on other blocks from now on.
+    pub(super) fn replace_running(&mut self, before: &[Block<B>], now: &[Block<B>]) {
+        now.iter().for_each(|block| self.holds.add(block.hold));
+        before.iter().for_each(|block| self.holds.release(block.hold));
+    }
+
+    /// Takes in what a running bundle gave back. It does not wait for other input to make a bundle.
+    pub(super) fn push_split_off(&mut self, blocks: Vec<Block<B>>) {
+        blocks.iter().for_each(|block| self.holds.add(block.hold));
+        self.pending_bytes += blocks.iter().map(|block| block.bytes).sum::<u64>();
+        if !blocks.is_empty() {
+            self.split_off.push_back(blocks);
+        }
+    }
+
+    /// The oldest of what running bundles gave back.
+    pub(super) fn take_split_off(&mut self) -> Option<Vec<Block<B>>> {
+        let blocks = self.split_off.pop_front()?;
+        self.pending_bytes -= blocks.iter().map(|block| block.bytes).sum::<u64>();
+        Some(blocks)
+    }
+
     /// How many blocks wait.
     pub(super) fn waiting(&self) -> usize {
-        match &self.queue {
-            Queue::Plain(queue) => queue.len(),
-            Queue::Keyed(queue) => queue.pending.values().map(VecDeque::len).sum(),
-        }
+        let split_off: usize = self.split_off.iter().map(Vec::len).sum();
+        split_off
+            + match &self.queue {
+                Queue::Plain(queue) => queue.len(),
+                Queue::Keyed(queue) => queue.pending.values().map(VecDeque::len).sum(),
+            }
     }
 
     /// Whether no more input will come, residuals aside.
@@ -133,6 +171,7 @@ impl<B> StageState<B> {
         self.watermark = self.watermark.max(self.input.min(self.holds.earliest()));
         let timers = match &self.queue {
             Queue::Plain(_) => EventTime::MAX,
+            Queue::Keyed(queue) if queue.bounded && queue.timers.hold() < EventTime::MAX => EventTime::MIN,
             Queue::Keyed(queue) => queue.timers.hold(),
         };
         self.output = self.output.max(self.watermark.min(timers));
@@ -144,6 +183,11 @@ impl<B> StageState<B> {
         let Queue::Keyed(queue) = &self.queue else { return None };
         let expired =
             self.watermark.min(queue.timers.earliest_event_time()).min(self.windows_in_use.earliest());
+        // What waits for processing time fires at the end, and finds the state of the global window.
+        let expired = match queue.timers.waits_for_processing_time() {
+            true => expired.min(EventTime::GLOBAL_WINDOW_MAX),
+            false => expired,
+        };
         let newly = expired > self.expired;
         self.expired = self.expired.max(expired);
         newly.then_some(expired)
@@ -177,8 +221,9 @@ impl<B> StageState<B> {
         if self.side_inputs_missing > 0 {
             return None;
         }
-        let times = Times { watermark: self.watermark, now, idle: self.in_flight == 0 };
         let Queue::Keyed(queue) = &mut self.queue else { return None };
+        let idle = self.in_flight == 0;
+        let times = Times { watermark: self.watermark, now, idle, turn: queue.turn.take().filter(|_| idle) };
         let limit = if one { 1 } else { usize::MAX };
         let due = queue.timers.take_due(times, &queue.locked, limit);
         let mut partitions: Vec<_> = due.iter().map(|(_, partition)| *partition).collect();
@@ -187,6 +232,32 @@ impl<B> StageState<B> {
         queue.locked.extend(&partitions);
         let timers: Vec<_> = due.into_iter().map(|(timer, _)| timer).collect();
         (!timers.is_empty()).then_some(Content { blocks: Vec::new(), timers, partitions })
+    }
+
+    /// If it has nothing but processing-time timers to do any more: which of them fire now, by the machine's clock.
+    pub(super) fn last_turn(&mut self, now: ProcessingTime, limit: Duration) -> Option<Next> {
+        let idle = is_over(self.watermark) && self.in_flight == 0 && self.side_inputs_missing == 0;
+        let Queue::Keyed(queue) = &mut self.queue else { return None };
+        queue.turn = None;
+        if !idle || !queue.timers.has_processing_time() {
+            return None;
+        }
+        let (timers, set) = (&queue.timers, queue.timers.set_so_far());
+        let turns = queue.last_turns.get_or_insert_with(|| LastTurns::new(now, set));
+        let next = turns.next(now, limit, set, |turn| timers.fires_in(turn));
+        queue.turn = match next {
+            Next::Fire(turn) => Some(turn),
+            Next::Wait(_) | Next::GiveUp => None,
+        };
+        Some(next)
+    }
+
+    /// Clears all processing-time timers; how many there were.
+    pub(super) fn drop_processing_timers(&mut self) -> usize {
+        match &mut self.queue {
+            Queue::Plain(_) => 0,
+            Queue::Keyed(queue) => queue.timers.drop_processing_time(),
+        }
     }
 
     /// A bundle of this begins.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::Partition;
 use super::holds::Holds;
+use super::last_turns::{Turn, is_over};
 use crate::plan::TimerKind;
 
 /// Which timer of a stage. Setting it again replaces it.
@@ -99,6 +100,8 @@ pub(super) struct Times {
     pub(super) now: ProcessingTime,
     /// Whether no bundle of the stage runs, which could set more timers.
     pub(super) idle: bool,
+    /// Processing-time timers that fire now, whatever their time.
+    pub(super) turn: Option<Turn>,
 }
 
 /// A bundle takes at most so many timers.
@@ -143,6 +146,10 @@ impl Timers {
     pub(super) fn earliest_event_time(&self) -> EventTime {
         let first = |kind| self.of(kind).next().map_or(EventTime::MAX, |(place, _)| place.fire);
         first(TimerKind::EventTime).min(first(TimerKind::Expiration))
+    }
+
+    pub(super) fn waits_for_processing_time(&self) -> bool {
+        self.of(TimerKind::ProcessingTime).next().is_some()
     }
 
     fn of(&self, kind: TimerKind) -> impl Iterator<Item = (&Place, &TimerId)> {
@@ -254,17 +261,10 @@ impl Timers {
         limit: usize,
     ) -> Vec<(Timer, Partition)> {
         let Some(kind) = self.kind_due(times) else { return Vec::new() };
-        let mut earliest: HashMap<Bytes, EventTime> = HashMap::new();
-        let mut due = Vec::new();
-        for (place, id) in self.of(kind).take_while(|(place, _)| is_due(place, times)) {
-            if due.len() >= limit.min(MAX_FIRING) {
-                break;
-            }
-            let first_of_key = *earliest.entry(id.key.clone()).or_insert(place.fire);
-            if first_of_key == place.fire && !locked.contains(&place.partition) {
-                due.push(id.clone());
-            }
-        }
+        let due = match times.turn.filter(|_| kind == TimerKind::ProcessingTime) {
+            Some(turn) => self.due_in(turn, times.now, locked, limit.min(MAX_FIRING)),
+            None => self.due(kind, times, locked, limit.min(MAX_FIRING)),
+        };
         due.into_iter()
             .filter_map(|id| {
                 let (place, timer) = self.set.remove(&id)?;
@@ -274,27 +274,71 @@ impl Timers {
             .collect()
     }
 
+    fn due(&self, kind: TimerKind, times: Times, locked: &HashSet<Partition>, limit: usize) -> Vec<TimerId> {
+        let mut earliest: HashMap<&Bytes, EventTime> = HashMap::new();
+        let due = self.of(kind).take_while(|(place, _)| is_due(place, times)).filter(|(place, id)| {
+            let first_of_key = *earliest.entry(&id.key).or_insert(place.fire);
+            first_of_key == place.fire && !locked.contains(&place.partition)
+        });
+        due.take(limit).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// Processing-time timers that fire in a turn, and those that are due `now`.
+    fn due_in(
+        &self,
+        turn: Turn,
+        now: ProcessingTime,
+        locked: &HashSet<Partition>,
+        limit: usize,
+    ) -> Vec<TimerId> {
+        let mut earliest: HashMap<&Bytes, EventTime> = HashMap::new();
+        let fires = |place: &Place| place.set < turn.set_before || place.fire.millis() <= now.millis();
+        let timers = self.of(TimerKind::ProcessingTime);
+        let timers = timers.filter(|(place, _)| !turn.last || fires(place));
+        let due = timers.filter(|(place, id)| {
+            let first_of_key = *earliest.entry(&id.key).or_insert(place.fire);
+            first_of_key == place.fire && fires(place) && !locked.contains(&place.partition)
+        });
+        due.take(limit).map(|(_, id)| id.clone()).collect()
+    }
+
+    /// How many timers have been set, those that replaced others included.
+    pub(super) fn set_so_far(&self) -> u64 {
+        self.next
+    }
+
+    pub(super) fn has_processing_time(&self) -> bool {
+        self.of(TimerKind::ProcessingTime).next().is_some()
+    }
+
+    pub(super) fn fires_in(&self, turn: Turn) -> bool {
+        !self.due_in(turn, ProcessingTime::MIN, &HashSet::new(), 1).is_empty()
+    }
+
+    /// Clears all processing-time timers; how many there were.
+    pub(super) fn drop_processing_time(&mut self) -> usize {
+        let dropped: Vec<TimerId> = self.of(TimerKind::ProcessingTime).map(|(_, id)| id.clone()).collect();
+        dropped.iter().filter_map(|id| self.remove(id)).count()
+    }
+
     /// The first kind of which some are due. What a key does on expiration comes after all its other timers.
     fn kind_due(&self, times: Times) -> Option<TimerKind> {
         let due = |kind| self.of(kind).next().is_some_and(|(place, _)| is_due(place, times));
         if due(TimerKind::EventTime) {
             return Some(TimerKind::EventTime);
         }
-        if due(TimerKind::ProcessingTime) {
+        if times.turn.is_some_and(|turn| self.fires_in(turn)) || due(TimerKind::ProcessingTime) {
             return Some(TimerKind::ProcessingTime);
         }
-        let over = times.watermark == EventTime::MAX;
-        let others_to_come = over && (!times.idle || self.of(TimerKind::ProcessingTime).next().is_some());
+        let others_to_come = is_over(times.watermark) && (!times.idle || self.has_processing_time());
         (!others_to_come && due(TimerKind::Expiration)).then_some(TimerKind::Expiration)
     }
 }
 
 fn is_due(place: &Place, times: Times) -> bool {
-    let over = times.watermark == EventTime::MAX;
     match place.kind {
         TimerKind::EventTime => place.fire <= times.watermark,
-        // When no more elements can come there is nothing left to wait for but what still runs.
-        TimerKind::ProcessingTime => place.fire.millis() <= times.now.millis() || over && times.idle,
-        TimerKind::Expiration => place.fire < times.watermark || over,
+        TimerKind::ProcessingTime => place.fire.millis() <= times.now.millis(),
+        TimerKind::Expiration => place.fire < times.watermark || is_over(times.watermark),
     }
 }

@@ -1,33 +1,40 @@
-//! One attempt of a bundle: inputs out to a worker, outputs and residuals back.
+//! One attempt of a bundle: inputs out to a worker, outputs and residuals back. Meanwhile what it gives back goes to
+//! the engine, and how far it is to the job's metrics.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
-use bytes::Bytes;
+use tokio::sync::mpsc;
 
-use super::merging::{MergedInput, Merger};
+use super::collectors::compute;
+use super::merging::{self, MergedInput, Merger};
+use super::outputs::{ByCollection, Outputs};
+use super::splits::{Input, Split};
 use super::state::StageState;
-use super::{FaultInjection, late, timers};
-use crate::engine::{Attempt, Block, BundleId, MAX_ATTEMPTS, Partition, Timer, TimerChange};
+use super::{FaultInjection, Progress, Report, late, timers, with_user_names};
+use crate::engine::{Attempt, Block, BundleId, EngineEvent, MAX_ATTEMPTS, Partition, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
-use crate::plan::{Collection, CollectionId, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
+use crate::plan::{Collection, CombineStage, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
 use crate::ports::{
-    BundleInput, BundleRequests, BundleResult, OutputReceiver, RemoteBundle, Residual, StageBundleFactory,
-    TimerBlock,
+    BundleControl, BundleInput, BundleRequests, BundleResult, RemoteBundle, Residual, StageBundleFactory,
+    Storage, StoredBlock,
 };
 use crate::runner_transforms::elements;
 use crate::state::{BundleState, CacheUse};
 
-type Blocks = Vec<Block<Bytes>>;
+/// How often a bundle is asked how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// Splits that wait to be told to the engine. A worker answers one question at a time.
+const SPLITS: usize = 16;
 
 /// What a successful attempt brings.
 pub(super) struct Done {
-    pub(super) outputs: Vec<(CollectionId, Blocks)>,
-    pub(super) residuals: Vec<(Block<Bytes>, Duration)>,
+    pub(super) outputs: ByCollection,
+    pub(super) residuals: Vec<(Block<StoredBlock>, Duration)>,
     pub(super) timers: Vec<TimerChange>,
     /// What it wrote to user state, to be committed.
     pub(super) state: Option<Arc<BundleState>>,
@@ -39,9 +46,8 @@ pub(super) struct Done {
 /// With a failure come the metrics of the work that was done for nothing.
 pub(super) type Outcome = Result<Done, (Fault, Vec<MonitoringInfo>)>;
 
-/// What a bundle is made of.
+/// What a bundle is made of, its elements aside.
 pub(super) struct Content {
-    pub(super) blocks: Vec<Block<Bytes>>,
     pub(super) timers: Vec<Timer>,
     /// The keys that only this bundle has.
     pub(super) partitions: Vec<Partition>,
@@ -53,15 +59,21 @@ pub(super) struct Content {
 
 pub(super) struct Run {
     pub(super) plan: Arc<ExecutionPlan>,
+    pub(super) storage: Arc<dyn Storage>,
     pub(super) node: NodeId,
     pub(super) bundle: BundleId,
     pub(super) attempt: Attempt,
+    pub(super) input: Arc<Input>,
     pub(super) content: Content,
     pub(super) state: Arc<StageState>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
+    /// The other end of `requests`.
+    pub(super) control: BundleControl,
     /// Of side inputs in the global window that go on changing.
     pub(super) side_inputs_version: Option<u64>,
+    pub(super) progress: Arc<Progress>,
+    pub(super) reports: mpsc::Sender<Report>,
 }
 
 /// The workers of a stage that a bundle needs.
@@ -69,50 +81,59 @@ pub(super) struct Workers {
     pub(super) stage: Arc<dyn StageBundleFactory>,
     /// There if windows of the stage are merged by the SDK.
     pub(super) merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    pub(super) combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl Run {
-    pub(super) async fn run(self, workers: &Workers) -> Outcome {
+    pub(super) async fn run(mut self, workers: &Workers) -> Outcome {
         let plan = self.plan.clone();
         let Node::Stage(stage) = &plan.nodes[self.node.0] else {
             return Err((Fault::runner("only stages have bundles"), Vec::new()));
         };
-        let outputs = Arc::new(Outputs::default());
+        let (split, splits) = mpsc::channel(SPLITS);
+        let outputs = Arc::new(Outputs::new(
+            self.plan.clone(),
+            self.node,
+            self.storage.clone(),
+            self.input.clone(),
+            split,
+        ));
         let failed = |fault| (fault, Vec::new());
         let input = &plan.collections[stage.input.0];
-        let Content { blocks, timers: due, watermark, draining, .. } = self.content;
-        let whole = blocks.clone();
-        let blocks = blocks.into_iter().map(|block| block.data).collect();
+        let (watermark, draining) = (self.content.watermark, self.content.draining);
+        let due = std::mem::take(&mut self.content.timers);
+        let blocks = self.input.blocks.iter().map(|block| block.data.clone()).collect();
         let mut dropped = Dropped::default();
         let merged = match &stage.keyed {
             None => MergedInput { blocks, ..Default::default() },
             Some(keyed) => {
-                let (open, late) = late::drop_late(keyed, input, blocks, watermark).map_err(failed)?;
+                let (open, late) = late::drop_late(keyed, input, blocks, watermark, self.storage.as_ref())
+                    .map_err(failed)?;
                 dropped = Dropped { late, closed: 0 };
-                let by_key = ByKey { stage: keyed, input, watermark, state: &self.state, workers };
+                let (combines, state, storage) = (&stage.combines, &self.state, self.storage.as_ref());
+                let by_key = ByKey { stage: keyed, combines, input, watermark, state, workers, storage };
                 by_key.prepare(open).await.map_err(failed)?
             }
         };
         let MergedInput { blocks, mut timers, results } = merged;
         let firing = stage.keyed.as_ref().map(|keyed| timers::firing(keyed, &due));
         let firing = firing.transpose().map_err(failed)?.unwrap_or_default();
-        // The input of what can be split is cut element by element.
-        let splittable = stage.restriction_reader.is_some();
-        let given = blocks.clone().into_iter().map(Ok);
+        let given = blocks.clone().into_iter().map(|block| block.read());
         let bundle = RemoteBundle {
             instruction: format!("bundle-{}-attempt-{}", self.bundle.0, self.attempt.0),
             inputs: vec![BundleInput {
                 transform_id: stage.source.clone(),
                 blocks: Box::new(given),
-                elements: splittable.then_some(blocks.len() as u64),
+                elements: self.input.elements.clone(),
             }],
             timers: firing,
             state: self.state.clone(),
             outputs: outputs.clone(),
-            requests: self.requests,
+            requests: std::mem::replace(&mut self.requests, BundleRequests::none()),
             side_inputs_version: self.side_inputs_version,
         };
-        let result = workers.stage.process(bundle).await;
+        let result = self.attend(stage, workers.stage.process(bundle), splits).await;
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
         result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
@@ -120,15 +141,16 @@ impl Run {
             return Err((fault, result.monitoring_infos));
         }
         // What is left of what was truncated is not to be truncated again.
-        let truncated = draining || whole.iter().any(|block| block.truncated);
-        let mut residuals = residuals(&plan, stage, &mut result, truncated).map_err(failed)?;
+        let truncated = draining || self.input.blocks.iter().any(|block| block.truncated);
+        let mut residuals =
+            residuals(&plan, stage, &mut result, truncated, self.storage.as_ref()).map_err(failed)?;
         if let Some(first) = result.first_residual_element(&stage.source) {
             // Elements that the worker gave back whole go to the next bundle.
-            let given_back = whole.into_iter().skip(first);
-            residuals.extend(given_back.map(|block| (block, Duration::ZERO)));
+            let given_back = self.input.rest(first).map_err(failed)?;
+            residuals.extend(given_back.into_iter().map(|block| (block, Duration::ZERO)));
         }
         let set = outputs.take_timers();
-        let outputs = outputs.sort(&plan, stage).map_err(failed)?;
+        let outputs = compute(self.storage.as_ref(), 0, move || outputs.take()).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
@@ -139,30 +161,86 @@ impl Run {
         let (state, cache) = (self.state.user.clone(), self.state.cache.clone());
         Ok(Done { outputs, residuals, timers, state, cache, result })
     }
+
+    /// Lets the bundle run to its end. What it gives back for others is told to the engine before its result is.
+    async fn attend(
+        &self,
+        stage: &Stage,
+        process: impl Future<Output = Result<BundleResult, Fault>>,
+        mut splits: mpsc::Receiver<Split>,
+    ) -> Result<BundleResult, Fault> {
+        let watch = self.watch(stage);
+        tokio::pin!(process, watch);
+        let result = loop {
+            tokio::select! {
+                biased;
+                Some(split) = splits.recv() => self.tell(split).await,
+                result = &mut process => break result,
+                never = &mut watch => match never {},
+            }
+        };
+        while let Ok(split) = splits.try_recv() {
+            self.tell(split).await;
+        }
+        result
+    }
+
+    async fn tell(&self, Split { kept, given_back }: Split) {
+        let (bundle, attempt) = (self.bundle, self.attempt);
+        let (left, others) = (kept.len(), given_back.len());
+        tracing::debug!(
+            bundle = bundle.0,
+            attempt = attempt.0,
+            left,
+            others,
+            "bundle is split; these are blocks"
+        );
+        let event = EngineEvent::BundleSplit { bundle, attempt, kept, given_back };
+        // An error means that the job is over.
+        self.reports.send(Report::Event(event)).await.ok();
+    }
+
+    /// Has the job's metrics say what the bundle has done so far.
+    async fn watch(&self, stage: &Stage) -> Infallible {
+        loop {
+            tokio::time::sleep(PROGRESS_EVERY).await;
+            if let Some(mut infos) = self.control.progress().await {
+                infos.retain(|info| stage.counts(info));
+                let infos = with_user_names(infos, &self.plan.transform_names);
+                self.progress.metrics().attempt_running(self.bundle.0, infos);
+            }
+        }
+    }
 }
 
 /// The input of a stage that processes elements by key.
 struct ByKey<'a> {
     stage: &'a KeyedStage,
+    combines: &'a [CombineStage],
     input: &'a Collection,
     watermark: EventTime,
     state: &'a StageState,
     workers: &'a Workers,
+    storage: &'a dyn Storage,
 }
 
 impl ByKey<'_> {
     /// Merges windows and sorts elements, if the stage wants that.
-    async fn prepare(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
-        let Self { stage, input, watermark, state, workers } = self;
+    async fn prepare(self, blocks: Vec<StoredBlock>) -> Result<MergedInput, Fault> {
+        let Self { stage, combines, input, watermark, state, workers, storage } = self;
         let mut merged = match &state.user {
             None => MergedInput { blocks, ..Default::default() },
             Some(state) => {
-                let workers = workers.merge.as_deref();
-                Merger { stage, input, state, watermark, workers }.merge(blocks).await?
+                let merge = workers.merge.as_deref();
+                let merger = Merger { stage, input, state, watermark, workers: merge, storage };
+                let merged = merger.merge(blocks).await?;
+                let combines = combines.iter().zip(&workers.combine);
+                merging::combine_states(combines, state, &merged.results).await?;
+                merged
             }
         };
         if stage.time_sorted {
-            merged.blocks = vec![elements::sorted_by_time(input, merged.blocks)?];
+            merged.blocks = vec![elements::sorted_by_time(input, &merged.blocks, storage)?];
         }
         Ok(merged)
     }
@@ -190,22 +268,34 @@ fn residuals(
     stage: &Stage,
     result: &mut BundleResult,
     truncated: bool,
-) -> Result<Vec<(Block<Bytes>, Duration)>, Fault> {
+    storage: &dyn Storage,
+) -> Result<Vec<(Block<StoredBlock>, Duration)>, Fault> {
     let mut found = Vec::new();
     let split = result.splits.iter_mut().flat_map(|split| std::mem::take(&mut split.residuals));
     for residual in std::mem::take(&mut result.residuals).into_iter().chain(split) {
-        if stage.restriction_reader.as_deref() != Some(residual.transform_id.as_str()) {
-            let name = plan.transform_names.get(&residual.transform_id).unwrap_or(&residual.transform_id);
-            return Err(Fault::environment(format!(
-                "{}: a worker left work undone for {name}, which is not the splittable transform of the stage",
-                stage.spec.name
-            ))
-            .fatal());
-        }
-        let hold = hold_of(plan, stage, &residual)?;
-        found.push((Block { hold, truncated, ..elements::block(residual.element) }, residual.delay));
+        let (block, delay) = residual_block(plan, stage, &residual, storage)?;
+        found.push((Block { truncated, ..block }, delay));
     }
     Ok(found)
+}
+
+/// What a worker left undone, as input of the stage, and how long that is to wait.
+pub(super) fn residual_block(
+    plan: &ExecutionPlan,
+    stage: &Stage,
+    residual: &Residual,
+    storage: &dyn Storage,
+) -> Result<(Block<StoredBlock>, Duration), Fault> {
+    if stage.restriction_reader.as_deref() != Some(residual.transform_id.as_str()) {
+        let name = plan.transform_names.get(&residual.transform_id).unwrap_or(&residual.transform_id);
+        return Err(Fault::environment(format!(
+            "{}: a worker left work undone for {name}, which is not the splittable transform of the stage",
+            stage.spec.name
+        ))
+        .fatal());
+    }
+    let hold = hold_of(plan, stage, residual)?;
+    Ok((Block { hold, ..elements::put(residual.element.clone(), storage)? }, residual.delay))
 }
 
 /// Before which event time nothing will come of a residual. What does not say so holds at its own time.
@@ -220,59 +310,5 @@ fn hold_of(plan: &ExecutionPlan, stage: &Stage, residual: &Residual) -> Result<E
     match elements::Elements::new(input, residual.element.clone()).next() {
         Some(element) => element?.timestamp(),
         None => Ok(EventTime::MIN),
-    }
-}
-
-/// What the sinks wrote so far, and the timers that were set.
-#[derive(Default)]
-struct Outputs(Mutex<Written>);
-
-#[derive(Default)]
-struct Written {
-    sinks: HashMap<String, Vec<Bytes>>,
-    timers: Vec<TimerBlock>,
-}
-
-impl OutputReceiver for Outputs {
-    fn receive(&self, transform_id: &str, data: Bytes) -> Result<(), Fault> {
-        let sinks = &mut self.written().sinks;
-        match sinks.get_mut(transform_id) {
-            Some(blocks) => blocks.push(data),
-            None => {
-                sinks.insert(transform_id.to_owned(), vec![data]);
-            }
-        }
-        Ok(())
-    }
-
-    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
-        self.written().timers.push(timers);
-        Ok(())
-    }
-}
-
-impl Outputs {
-    fn written(&self) -> MutexGuard<'_, Written> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn take_timers(&self) -> Vec<TimerBlock> {
-        std::mem::take(&mut self.written().timers)
-    }
-
-    /// By collection, cut as the plan wants it.
-    fn sort(&self, plan: &ExecutionPlan, stage: &Stage) -> Result<Vec<(CollectionId, Blocks)>, Fault> {
-        let sinks = std::mem::take(&mut self.written().sinks);
-        let mut outputs = Vec::new();
-        for (sink, blocks) in sinks {
-            let collection = *stage.sinks.get(&sink).ok_or_else(|| {
-                Fault::environment(format!(
-                    "{}: a worker wrote to {sink:?}, which is no sink of it",
-                    stage.spec.name
-                ))
-            })?;
-            outputs.push((collection, elements::cut(&plan.collections[collection.0], blocks)?));
-        }
-        Ok(outputs)
     }
 }

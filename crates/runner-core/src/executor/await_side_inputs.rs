@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Report;
@@ -11,7 +10,7 @@ use super::collectors::{Ask, LiveViews, What, compute, size};
 use crate::engine::{Collected, EngineEvent};
 use crate::fault::Fault;
 use crate::plan::{CollectionId, ExecutionPlan, NodeId, StageSideInput};
-use crate::ports::JobBundleFactory;
+use crate::ports::{JobBundleFactory, Storage, StoredBlock};
 use crate::runner_transforms::await_side_inputs::Waiting;
 use crate::runner_transforms::group_by_key::Window;
 use crate::runner_transforms::live_side_input::Snapshot;
@@ -27,6 +26,7 @@ pub(super) struct AwaitSideInputs {
     pub(super) side_inputs: Vec<StageSideInput>,
     pub(super) plan: Arc<ExecutionPlan>,
     pub(super) workers: Arc<dyn JobBundleFactory>,
+    pub(super) storage: Arc<dyn Storage>,
     pub(super) reports: mpsc::Sender<Report>,
 }
 
@@ -35,14 +35,16 @@ type Mapped = HashMap<Window, Window>;
 
 impl AwaitSideInputs {
     pub(super) async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
-        let mut waiting = Waiting::default();
+        let mut waiting = Waiting::new(self.storage.as_ref());
         let mut mapped = vec![Mapped::new(); self.side_inputs.len()];
         while let Some(Ask { what, views }) = asks.recv().await {
             if let What::Add(blocks, _) = what {
-                let (plan, input) = (self.plan.clone(), self.input);
-                waiting = compute(size(&blocks), move || {
+                let (plan, input, storage) = (self.plan.clone(), self.input, self.storage.clone());
+                waiting = compute(self.storage.as_ref(), size(&blocks), move || {
                     let collection = &plan.collections[input.0];
-                    blocks.iter().try_for_each(|block| waiting.add(collection, &block.data))?;
+                    for block in blocks {
+                        waiting.add(collection, &block.data, storage.as_ref())?;
+                    }
                     Ok(waiting)
                 })
                 .await?;
@@ -50,7 +52,8 @@ impl AwaitSideInputs {
             for (side, mapped) in self.side_inputs.iter().zip(&mut mapped) {
                 self.map(side, &waiting, mapped).await?;
             }
-            let released = waiting.release(|window| self.is_ready(window, &mapped, &views));
+            let is_ready = |window: &Window| self.is_ready(window, &mapped, &views);
+            let released = waiting.release(is_ready, self.storage.as_ref())?;
             if !self.report(released, &waiting).await? {
                 break;
             }
@@ -86,8 +89,13 @@ impl AwaitSideInputs {
     }
 
     /// False if nobody listens any more.
-    async fn report(&self, released: Vec<Bytes>, waiting: &Waiting) -> Result<bool, Fault> {
-        let blocks = elements::cut(&self.plan.collections[self.output.0], released)?;
+    async fn report(&self, released: Vec<StoredBlock>, waiting: &Waiting) -> Result<bool, Fault> {
+        let (plan, output, storage) = (self.plan.clone(), self.output, self.storage.clone());
+        let bytes = released.iter().map(StoredBlock::len).sum();
+        let blocks = compute(self.storage.as_ref(), bytes, move || {
+            elements::cut_stored(&plan.collections[output.0], released, storage.as_ref())
+        })
+        .await?;
         let done = Some(Collected { hold: waiting.hold(), wake: None });
         let event = EngineEvent::Collected { node: self.node, blocks, done };
         Ok(self.reports.send(Report::Event(event)).await.is_ok())

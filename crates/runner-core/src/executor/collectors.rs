@@ -11,28 +11,29 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::await_side_inputs::AwaitSideInputs;
-use super::{Progress, Report};
+use super::handed_out::HandedOut;
+use super::{Progress, Report, may_wait};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
-use crate::ports::JobBundleFactory;
-use crate::runner_transforms::group_by_key::GroupByKey;
+use crate::ports::{JobBundleFactory, Storage, StoredBlock};
+use crate::runner_transforms::group_by_key::{GroupByKey, Pane, Panes};
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::{LiveSideInput, Snapshot};
 use crate::runner_transforms::side_input::SideInputBuilder;
 use crate::runner_transforms::{elements, merge_windows};
 
-/// Blocks of fewer bytes are parsed where they are; handing them to another thread costs more.
-const INLINE_BYTES: u64 = 64 << 10;
-/// How many blocks of groups are handed to the engine at once.
-const GROUP_BATCH: usize = 16;
+/// How many blocks of groups are handed to the engine at once, and of how many bytes.
+const GROUP_BATCH: usize = 64;
+const GROUP_BATCH_BYTES: u64 = 4 << 20;
 
 /// What side inputs that go on changing have.
 pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
 
 /// Where to send what a GroupByKey is asked, or what waits for side inputs.
 pub(super) struct Collector {
-    // Unbounded, but every block in it is an output that is in memory already.
+    // Unbounded, but every block in it is an output that is in the storage already.
     inbox: mpsc::UnboundedSender<Ask>,
 }
 
@@ -43,7 +44,7 @@ pub(super) struct Ask {
 }
 
 pub(super) enum What {
-    Add(Vec<Block<Bytes>>, ProcessingTime),
+    Add(Vec<Block<StoredBlock>>, ProcessingTime),
     Advance(EventTime, ProcessingTime),
 }
 
@@ -60,13 +61,13 @@ pub(super) struct SideInputCollector {
 }
 
 enum AskSideInput {
-    Add(Vec<Block<Bytes>>),
+    Add(Vec<Block<StoredBlock>>),
     Advance(EventTime),
     Seal,
 }
 
 impl SideInputCollector {
-    pub(super) fn add(&self, blocks: Vec<Block<Bytes>>) {
+    pub(super) fn add(&self, blocks: Vec<Block<StoredBlock>>) {
         let _ = self.inbox.send(AskSideInput::Add(blocks));
     }
 
@@ -82,13 +83,21 @@ impl SideInputCollector {
 pub(super) struct Collectors {
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
+    storage: Arc<dyn Storage>,
+    iterables: Arc<Iterables>,
     collectors: HashMap<NodeId, Collector>,
     side_inputs: HashMap<CollectionId, SideInputCollector>,
 }
 
 impl Collectors {
-    pub(super) fn new(reports: mpsc::Sender<Report>, progress: Arc<Progress>) -> Self {
-        Self { reports, progress, collectors: HashMap::new(), side_inputs: HashMap::new() }
+    pub(super) fn new(
+        reports: mpsc::Sender<Report>,
+        progress: Arc<Progress>,
+        storage: Arc<dyn Storage>,
+        iterables: Arc<Iterables>,
+    ) -> Self {
+        let (collectors, side_inputs) = (HashMap::new(), HashMap::new());
+        Self { reports, progress, storage, iterables, collectors, side_inputs }
     }
 
     /// The collector of a node, started on first use; `None` if the node is none that collects.
@@ -103,15 +112,21 @@ impl Collectors {
             let (inbox, asks) = mpsc::unbounded_channel();
             let (plan, workers, reports) = (plan.clone(), workers.clone(), self.reports.clone());
             let (progress, failures) = (self.progress.clone(), reports.clone());
+            let storage = self.storage.clone();
             match &plan.nodes[node.0] {
                 Node::GroupByKey { output, grouping, name, .. } => {
                     let (output, grouping, name) = (*output, grouping.as_ref().clone(), name.clone());
-                    let task = Group { node, output, grouping, name, plan, workers, reports, progress };
-                    tasks.spawn(report_failure(failures, task.run(asks)));
+                    let state_backed = plan.collections[output.0].has_state_backed_values();
+                    let iterables = state_backed.then(|| self.iterables.clone());
+                    let groups = GroupByKey::new(grouping.clone(), name.clone(), storage.clone(), iterables);
+                    let task =
+                        Group { node, output, grouping, name, plan, workers, reports, progress, storage };
+                    tasks.spawn(report_failure(failures, task.run(groups, asks)));
                 }
                 Node::AwaitSideInputs { input, output, side_inputs, .. } => {
                     let (input, output, side_inputs) = (*input, *output, side_inputs.clone());
-                    let task = AwaitSideInputs { node, input, output, side_inputs, plan, workers, reports };
+                    let task =
+                        AwaitSideInputs { node, input, output, side_inputs, plan, workers, storage, reports };
                     tasks.spawn(report_failure(failures, task.run(asks)));
                 }
                 Node::Impulse { .. }
@@ -139,13 +154,15 @@ impl Collectors {
             let (inbox, asks) = mpsc::unbounded_channel();
             match collection.live {
                 Some(view) => {
-                    let live = LiveSideInput::new(collection, view);
-                    let task = collect_live_side_input(id, live, asks, reports.clone());
+                    let live = LiveSideInput::new(collection, view, self.storage.clone());
+                    let storage = self.storage.clone();
+                    let task = collect_live_side_input(id, live, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
                 None => {
-                    let builder = SideInputBuilder::new(collection);
-                    let task = collect_side_input(id, builder, asks, reports.clone());
+                    let builder = SideInputBuilder::new(collection, self.storage.clone());
+                    let storage = self.storage.clone();
+                    let task = collect_side_input(id, builder, asks, storage, reports.clone());
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
             }
@@ -154,18 +171,22 @@ impl Collectors {
     }
 }
 
-async fn report_failure(reports: mpsc::Sender<Report>, task: impl Future<Output = Result<(), Fault>>) {
+pub(super) async fn report_failure(
+    reports: mpsc::Sender<Report>,
+    task: impl Future<Output = Result<(), Fault>>,
+) {
     if let Err(fault) = task.await {
         let _ = reports.send(Report::Event(EngineEvent::Failed(fault))).await;
     }
 }
 
-/// Does `work` here if it is little, else on a thread that may be blocked.
+/// Does `work` on so many bytes here if it is little, else on a thread that may be blocked.
 pub(super) async fn compute<T: Send + 'static>(
+    storage: &dyn Storage,
     bytes: u64,
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    if bytes <= INLINE_BYTES {
+    if !may_wait(storage, bytes) {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {
@@ -174,7 +195,7 @@ pub(super) async fn compute<T: Send + 'static>(
     }
 }
 
-pub(super) fn size(blocks: &[Block<Bytes>]) -> u64 {
+pub(super) fn size(blocks: &[Block<StoredBlock>]) -> u64 {
     blocks.iter().map(|block| block.bytes).sum()
 }
 
@@ -187,11 +208,11 @@ struct Group {
     workers: Arc<dyn JobBundleFactory>,
     reports: mpsc::Sender<Report>,
     progress: Arc<Progress>,
+    storage: Arc<dyn Storage>,
 }
 
 impl Group {
-    async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
-        let mut groups = GroupByKey::new(self.grouping.clone(), self.name.clone());
+    async fn run(self, mut groups: GroupByKey, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut total = 0;
         let mut counted = Dropped::default();
         while let Some(Ask { what, .. }) = asks.recv().await {
@@ -203,7 +224,7 @@ impl Group {
             if complete && bounded {
                 self.merge_windows(&mut groups).await?;
             }
-            groups = compute(bytes, move || {
+            groups = compute(self.storage.as_ref(), bytes, move || {
                 take_in(&mut groups, bounded, what)?;
                 Ok(groups)
             })
@@ -233,7 +254,7 @@ impl Group {
     /// Has the SDK merge what only it can.
     async fn merge_windows(&self, groups: &mut GroupByKey) -> Result<(), Fault> {
         let Merging::BySdk(stage) = &self.grouping.merging else { return Ok(()) };
-        let sets = groups.windows_to_merge();
+        let sets = groups.windows_to_merge()?;
         if sets.is_empty() {
             return Ok(());
         }
@@ -246,20 +267,19 @@ impl Group {
     async fn hand_out(&self, groups: &mut GroupByKey, bytes: u64, panes: bool) -> Result<bool, Fault> {
         let output = &self.plan.collections[self.output.0];
         let mut rest = panes.then(|| groups.take_panes(output.grain));
+        let mut handed_out = HandedOut::new(self.storage.budget().limit());
         loop {
-            let (blocks, iterator) = compute(bytes, move || {
-                let some = rest.as_mut().map(|rest| rest.take(GROUP_BATCH).collect::<Result<Vec<_>, _>>());
-                Ok((some.transpose()?.unwrap_or_default(), rest))
+            handed_out.wait().await;
+            let (plan, id, storage) = (self.plan.clone(), self.output, self.storage.clone());
+            let (mut blocks, last, iterator) = compute(self.storage.as_ref(), bytes, move || {
+                let (stored, last) = next_panes(rest.as_mut(), storage.as_ref())?;
+                let blocks = elements::cut_stored(&plan.collections[id.0], stored, storage.as_ref())?;
+                Ok((blocks, last, rest))
             })
             .await?;
             rest = iterator;
-            let last = blocks.len() < GROUP_BATCH;
+            handed_out.count(&mut blocks);
             let done = last.then(|| Collected { hold: groups.hold(), wake: groups.next_wake() });
-            let blocks = if output.by_key || output.timed {
-                elements::cut(output, blocks)?
-            } else {
-                blocks.into_iter().map(elements::block).collect()
-            };
             let event = EngineEvent::Collected { node: self.node, blocks, done };
             if self.reports.send(Report::Event(event)).await.is_err() {
                 return Ok(false);
@@ -271,11 +291,38 @@ impl Group {
     }
 }
 
+/// Some panes, and whether these are all.
+fn next_panes(
+    mut panes: Option<&mut Panes>,
+    storage: &dyn Storage,
+) -> Result<(Vec<StoredBlock>, bool), Fault> {
+    let (mut stored, mut bytes) = (Vec::new(), 0);
+    while stored.len() < GROUP_BATCH && bytes < GROUP_BATCH_BYTES {
+        let Some(pane) = panes.as_mut().and_then(|panes| panes.next()) else { return Ok((stored, true)) };
+        let block = store(pane?, storage)?;
+        bytes += block.len();
+        stored.push(block);
+    }
+    Ok((stored, false))
+}
+
+/// A pane whose values are there as long as it is.
+fn store(pane: Pane, storage: &dyn Storage) -> Result<StoredBlock, Fault> {
+    let Pane { data, iterable } = pane;
+    let stored = storage.put(data)?;
+    Ok(match iterable {
+        Some(iterable) => stored.holding(iterable),
+        None => stored,
+    })
+}
+
 fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fault> {
     match what {
         // What a bundle has made is added as a whole: triggers are asked once for all of it.
-        What::Add(blocks, now) if !bounded => groups.add(&joined(blocks), now),
-        What::Add(blocks, now) => blocks.iter().try_for_each(|block| groups.add(&block.data, now)),
+        What::Add(blocks, now) if !bounded => groups.add(&joined(&blocks)?, now),
+        What::Add(blocks, now) => {
+            blocks.into_iter().try_for_each(|block| groups.add(&block.data.read()?, now))
+        }
         What::Advance(watermark, now) => {
             groups.advance_processing_time(now)?;
             groups.advance_watermark(watermark)
@@ -283,33 +330,34 @@ fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fau
     }
 }
 
-fn joined(mut blocks: Vec<Block<Bytes>>) -> Bytes {
-    match blocks.pop() {
-        Some(only) if blocks.is_empty() => only.data,
-        Some(last) => {
-            blocks.push(last);
-            blocks.iter().flat_map(|block| block.data.iter().copied()).collect::<Vec<u8>>().into()
-        }
-        None => Bytes::new(),
+fn joined(blocks: &[Block<StoredBlock>]) -> Result<Bytes, Fault> {
+    if let [only] = blocks {
+        return only.data.read();
     }
+    let mut joined = Vec::with_capacity(usize::try_from(size(blocks)).unwrap_or_default());
+    for block in blocks {
+        joined.extend_from_slice(&block.data.read()?);
+    }
+    Ok(joined.into())
 }
 
 async fn collect_side_input(
     collection: CollectionId,
     mut builder: SideInputBuilder,
     mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    storage: Arc<dyn Storage>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     let mut total = 0;
     while let Some(AskSideInput::Add(blocks)) = asks.recv().await {
         total += size(&blocks);
-        builder = compute(size(&blocks), move || {
-            blocks.iter().try_for_each(|block| builder.add(&block.data))?;
+        builder = compute(storage.as_ref(), size(&blocks), move || {
+            blocks.into_iter().try_for_each(|block| builder.add(&block.data))?;
             Ok(builder)
         })
         .await?;
     }
-    let ready = compute(total, move || Ok(Arc::new(builder.finish()))).await?;
+    let ready = compute(storage.as_ref(), total, move || Ok(Arc::new(builder.finish()?))).await?;
     let _ = reports.send(Report::SideInput { collection, ready }).await;
     Ok(())
 }
@@ -319,12 +367,13 @@ async fn collect_live_side_input(
     collection: CollectionId,
     mut live: LiveSideInput,
     mut asks: mpsc::UnboundedReceiver<AskSideInput>,
+    storage: Arc<dyn Storage>,
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     while let Some(ask) = asks.recv().await {
         match ask {
             AskSideInput::Add(blocks) => {
-                live = compute(size(&blocks), move || {
+                live = compute(storage.as_ref(), size(&blocks), move || {
                     live.add(blocks.iter().map(|block| &block.data))?;
                     Ok(live)
                 })

@@ -2,11 +2,11 @@
 
 use beam_model::coders::windowed_value::{read_header, write_header};
 use beam_model::time::EventTime;
-use bytes::Bytes;
 
 use crate::fault::Fault;
 use crate::plan::{Collection, KeyedStage};
-use crate::runner_transforms::elements::Elements;
+use crate::ports::{Storage, StoredBlock};
+use crate::runner_transforms::elements::{Elements, put_instead};
 use crate::runner_transforms::malformed;
 
 /// When nothing more can come for a window: its end, and the time for which it waits for what is late.
@@ -29,9 +29,10 @@ pub(super) fn has_expired(stage: &KeyedStage, window: &[u8], watermark: EventTim
 pub(super) fn drop_late(
     stage: &KeyedStage,
     collection: &Collection,
-    blocks: Vec<Bytes>,
+    blocks: Vec<StoredBlock>,
     watermark: EventTime,
-) -> Result<(Vec<Bytes>, u64), Fault> {
+    storage: &dyn Storage,
+) -> Result<(Vec<StoredBlock>, u64), Fault> {
     let mut dropped = 0;
     if watermark == EventTime::MIN {
         return Ok((blocks, dropped));
@@ -40,7 +41,7 @@ pub(super) fn drop_late(
     for block in blocks {
         let mut changed = false;
         let mut rest = Vec::new();
-        for element in Elements::new(collection, block.clone()) {
+        for element in Elements::new(collection, block.read()?) {
             let data = element?.data;
             let coder = &collection.window_coder;
             let header = read_header(coder, &data).map_err(|error| malformed(&collection.id, error))?;
@@ -64,7 +65,7 @@ pub(super) fn drop_late(
         }
         match (changed, rest.is_empty()) {
             (false, _) => kept.push(block),
-            (true, false) => kept.push(rest.into()),
+            (true, false) => kept.push(put_instead(&block, rest.into(), storage)?),
             (true, true) => {}
         }
     }
@@ -79,6 +80,7 @@ mod tests {
 
     use super::*;
     use crate::plan::{Grain, Merging};
+    use crate::ports::memory::MemoryStorage;
 
     fn stage(time_sorted: bool) -> KeyedStage {
         KeyedStage {
@@ -124,9 +126,11 @@ mod tests {
 
     /// What is left of a block of these elements, and how much was dropped.
     fn left(sorted: bool, elements: &[Vec<u8>], watermark: i64) -> (Vec<u8>, u64) {
-        let blocks = vec![Bytes::from(elements.concat())];
-        let (kept, dropped) = drop_late(&stage(sorted), &collection(), blocks, EventTime(watermark)).unwrap();
-        (kept.concat(), dropped)
+        let storage = MemoryStorage::unlimited();
+        let blocks = vec![storage.put(elements.concat().into()).unwrap()];
+        let left = drop_late(&stage(sorted), &collection(), blocks, EventTime(watermark), storage.as_ref());
+        let (kept, dropped) = left.unwrap();
+        (kept.iter().flat_map(|block| block.read().unwrap()).collect(), dropped)
     }
 
     #[test]

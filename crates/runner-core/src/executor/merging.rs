@@ -4,6 +4,7 @@
 //! timers by a [`TimerChange`], elements are handed to the worker in the windows that they are in then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use beam_model::coders::windowed_value::{read_header, write_header};
 use beam_model::time::EventTime;
@@ -13,11 +14,11 @@ use super::late::has_expired;
 use super::timers::window_of;
 use crate::engine::TimerChange;
 use crate::fault::Fault;
-use crate::plan::{Collection, KeyedStage, Merging};
-use crate::ports::StageBundleFactory;
-use crate::runner_transforms::elements::Elements;
+use crate::plan::{Collection, CombineStage, KeyedStage, Merging};
+use crate::ports::{StageBundleFactory, StateHandler, StateKey, Storage, StoredBlock};
+use crate::runner_transforms::elements::{Elements, put_instead};
 use crate::runner_transforms::group_by_key::{Merged, Window, merge_sessions};
-use crate::runner_transforms::{malformed, merge_windows};
+use crate::runner_transforms::{malformed, merge_accumulators, merge_windows};
 use crate::state::{BundleState, WindowMerge};
 
 /// Merges the windows of one attempt of a bundle.
@@ -29,12 +30,13 @@ pub(super) struct Merger<'a> {
     pub(super) watermark: EventTime,
     /// Runs [`Merging::BySdk`].
     pub(super) workers: Option<&'a dyn StageBundleFactory>,
+    pub(super) storage: &'a dyn Storage,
 }
 
 /// What a bundle is to be run with.
 #[derive(Default)]
 pub(super) struct MergedInput {
-    pub(super) blocks: Vec<Bytes>,
+    pub(super) blocks: Vec<StoredBlock>,
     pub(super) timers: Vec<TimerChange>,
     /// Keys, and windows that some of theirs have become.
     pub(super) results: Vec<(Bytes, Bytes)>,
@@ -54,7 +56,7 @@ type Replaced = HashMap<Bytes, HashMap<Bytes, Bytes>>;
 impl Merger<'_> {
     /// Merges the windows of these elements' keys and hands the elements back in the merged ones. No element is
     /// in a window that has expired.
-    pub(super) async fn merge(self, blocks: Vec<Bytes>) -> Result<MergedInput, Fault> {
+    pub(super) async fn merge(self, blocks: Vec<StoredBlock>) -> Result<MergedInput, Fault> {
         let grown = match self.stage.merging {
             Merging::Never => Vec::new(),
             Merging::Sessions | Merging::BySdk(_) => self.grown(&blocks)?,
@@ -64,7 +66,7 @@ impl Merger<'_> {
         let mut replaced = Replaced::new();
         for key in &grown {
             if let Some(answer) = answers.get(&key.all) {
-                let windows = self.merge_key(key, answer, &mut merged);
+                let windows = self.merge_key(key, answer, &mut merged)?;
                 if !windows.is_empty() {
                     replaced.insert(key.key.clone(), windows);
                 }
@@ -74,10 +76,10 @@ impl Merger<'_> {
         Ok(merged)
     }
 
-    fn grown(&self, blocks: &[Bytes]) -> Result<Vec<Grown>, Fault> {
+    fn grown(&self, blocks: &[StoredBlock]) -> Result<Vec<Grown>, Fault> {
         let mut of_elements: BTreeMap<Bytes, BTreeSet<Bytes>> = BTreeMap::new();
         for block in blocks {
-            for element in Elements::new(self.input, block.clone()) {
+            for element in Elements::new(self.input, block.read()?) {
                 let element = element?;
                 let key = Bytes::copy_from_slice(element.key()?);
                 of_elements.entry(key).or_default().extend(element.windows()?);
@@ -124,7 +126,14 @@ impl Merger<'_> {
     }
 
     /// Merges the state and timers of a key's windows. Returns the windows that are replaced, and by which.
-    fn merge_key(&self, key: &Grown, answer: &Merged, merged: &mut MergedInput) -> HashMap<Bytes, Bytes> {
+    ///
+    /// Errors: their state cannot be read back.
+    fn merge_key(
+        &self,
+        key: &Grown,
+        answer: &Merged,
+        merged: &mut MergedInput,
+    ) -> Result<HashMap<Bytes, Bytes>, Fault> {
         let mut in_order: Vec<Bytes> = key.all.iter().map(|it| Bytes::copy_from_slice(it)).collect();
         let end = |window: &Bytes| self.stage.window_coder.max_timestamp_of_window(window).ok();
         in_order.sort_by_cached_key(|window| (end(window), window.clone()));
@@ -156,13 +165,15 @@ impl Merger<'_> {
                 merges.push(WindowMerge { parts, result });
             }
         }
-        self.state.merge_windows(&key.key, &merges);
-        replaced
+        self.state.merge_windows(&key.key, &merges)?;
+        Ok(replaced)
     }
 
     /// The elements in the windows that theirs have become.
-    fn replace(&self, blocks: Vec<Bytes>, replaced: &Replaced) -> Result<Vec<Bytes>, Fault> {
-        blocks.into_iter().map(|block| self.replace_in(block, replaced)).collect()
+    fn replace(&self, blocks: Vec<StoredBlock>, replaced: &Replaced) -> Result<Vec<StoredBlock>, Fault> {
+        let replace =
+            |block: StoredBlock| put_instead(&block, self.replace_in(block.read()?, replaced)?, self.storage);
+        blocks.into_iter().map(replace).collect()
     }
 
     fn replace_in(&self, block: Bytes, replaced: &Replaced) -> Result<Bytes, Fault> {
@@ -184,6 +195,30 @@ impl Merger<'_> {
         }
         Ok(out.into())
     }
+}
+
+/// Makes one accumulator of those that merging windows has left in a combining state, for SDKs that expect no more.
+/// `merged`: keys, and windows that some of theirs have become.
+pub(super) async fn combine_states<'a>(
+    combines: impl Iterator<Item = (&'a CombineStage, &'a Arc<dyn StageBundleFactory>)>,
+    state: &BundleState,
+    merged: &[(Bytes, Bytes)],
+) -> Result<(), Fault> {
+    for (combine, workers) in combines {
+        for (key, window) in merged {
+            let of = StateKey::BagUserState {
+                transform_id: combine.transform.clone(),
+                state_id: combine.state_id.clone(),
+                window: window.clone(),
+                key: key.clone(),
+            };
+            let Some((count, accumulators)) = state.put_together(&of)? else { continue };
+            let one = merge_accumulators::merge(combine, workers.as_ref(), count, &accumulators).await?;
+            state.clear(&of)?;
+            state.append(&of, one)?;
+        }
+    }
+    Ok(())
 }
 
 fn boxed(window: &Bytes) -> Window {

@@ -6,9 +6,13 @@
 
 mod attempt;
 mod await_side_inputs;
+mod clock;
 mod collectors;
+mod handed_out;
 mod late;
 mod merging;
+mod outputs;
+mod splits;
 mod state;
 mod test_stream;
 mod timers;
@@ -19,14 +23,13 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
-use beam_model::time::{EventTime, ProcessingTime};
-use bytes::Bytes;
+use beam_model::time::EventTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, MissedTickBehavior};
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
@@ -35,13 +38,16 @@ use crate::meters::{Meters, WaitingShare};
 use crate::metrics::JobMetrics;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory,
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
+    StoredBlock,
 };
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 use test_stream::Player;
 
@@ -49,6 +55,10 @@ use test_stream::Player;
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
 /// How long a bundle of unbounded input runs at a stretch, if it can be split.
 const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
+/// How often it is looked whether user state has to make room. Whoever asks for some makes room anyway.
+const ROOM_EVERY: Duration = Duration::from_millis(100);
+/// How often workers are asked for the metrics of their process; besides that, when the job ends.
+const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -59,8 +69,13 @@ pub struct Execution {
     pub policy: BundlePolicy,
     pub inject: FaultInjection,
     pub progress: Arc<Progress>,
+    /// Keeps what the job has made and not yet used.
+    pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    pub clock: Clock,
+    /// How long after the end of a stage's input its processing-time timers may go on setting others.
+    pub last_timers: Duration,
 }
 
 /// What a user can ask of a running job. Later ones win over earlier ones.
@@ -89,6 +104,8 @@ pub struct Progress {
     pub metrics: Mutex<JobMetrics>,
     pub bundles_committed: AtomicU64,
     pub bundles_failed: AtomicU64,
+    /// What the author of the job is to be told when it has ended.
+    pub warnings: Mutex<Vec<String>>,
     /// Of the server, to be counted in.
     pub meters: Arc<Meters>,
 }
@@ -97,6 +114,12 @@ impl Progress {
     fn metrics(&self) -> std::sync::MutexGuard<'_, JobMetrics> {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    async fn ask_workers(&self, workers: &dyn JobBundleFactory) {
+        for (worker, infos) in workers.worker_metrics().await {
+            self.metrics().worker_reported(worker, infos);
+        }
+    }
 }
 
 /// What a task reports.
@@ -104,7 +127,7 @@ enum Report {
     Attempt { bundle: BundleId, attempt: Attempt, result: attempt::Outcome },
     SideInput { collection: CollectionId, ready: Arc<SideInput> },
     LiveSideInput { collection: CollectionId, snapshot: Arc<Snapshot> },
-    Event(EngineEvent<Bytes>),
+    Event(EngineEvent<StoredBlock>),
 }
 
 /// Runs a job to its end. Bundles still running then are given up; the workers are the caller's to close.
@@ -112,18 +135,29 @@ pub async fn run(execution: Execution) -> Outcome {
     let (reports, inbox) = mpsc::channel(EVENT_QUEUE);
     let plan = execution.plan.clone();
     let slots = plan.environments.iter().map(|id| execution.workers.parallelism(id).max(1)).collect();
-    let engine = Engine::new(plan.clone(), slots, execution.policy);
+    let engine = Engine::new(plan.clone(), slots, execution.policy).with_last_timers(execution.last_timers);
     // All stages are named before the first worker starts, so that it can be told of all at once.
     let stages = StageWorkers::of(&plan, execution.workers.as_ref());
     let mut tasks = JoinSet::new();
+    let (workers, progress) = (execution.workers.clone(), execution.progress.clone());
+    tasks.spawn(async move {
+        loop {
+            tokio::time::sleep(WORKER_METRICS_EVERY).await;
+            progress.ask_workers(workers.as_ref()).await;
+        }
+    });
     let player =
-        Player::new(plan.clone(), execution.workers.clone(), reports.clone()).map(|(player, play)| {
-            tasks.spawn(play);
-            player
-        });
+        Player::new(plan.clone(), execution.workers.clone(), execution.storage.clone(), reports.clone());
+    let player = player.map(|(player, play)| {
+        tasks.spawn(play);
+        player
+    });
+    let iterables = Arc::new(Iterables::default());
+    let (progress, storage) = (execution.progress.clone(), execution.storage.clone());
     let job = Job {
         player,
-        collectors: Collectors::new(reports.clone(), execution.progress.clone()),
+        collectors: Collectors::new(reports.clone(), progress, storage, iterables.clone()),
+        iterables,
         engine,
         reports,
         stages,
@@ -133,7 +167,9 @@ pub async fn run(execution: Execution) -> Outcome {
         caches: HashMap::new(),
         uncommitted: HashMap::new(),
         controls: HashMap::new(),
+        inputs: HashMap::new(),
         wake: None,
+        began: Instant::now(),
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
@@ -141,6 +177,16 @@ pub async fn run(execution: Execution) -> Outcome {
         execution,
     };
     job.run(inbox).await
+}
+
+/// So few bytes are dealt with where they are; handing them to another thread costs more.
+const INLINE_BYTES: u64 = 64 << 10;
+
+/// Whether taking in so many bytes, or reading them, may keep a thread for long: there are many of them, or they may have to go
+/// to a disk or come from one.
+fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
+    let budget = storage.budget();
+    bytes > INLINE_BYTES || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit()
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
@@ -158,6 +204,8 @@ struct StageWorkers {
     drain: Option<Arc<dyn StageBundleFactory>>,
     /// Merges the windows of its state and timers; there if only the SDK can.
     merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl StageWorkers {
@@ -169,19 +217,24 @@ impl StageWorkers {
                 Merging::Never | Merging::Sessions => None,
                 Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
             }),
+            combine: stage.combines.iter().map(|combine| workers.stage(combine.spec.clone())).collect(),
         };
         plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
     }
 
     fn of_bundle(&self, draining: bool) -> attempt::Workers {
         let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
+        attempt::Workers {
+            stage: drain.unwrap_or(&self.ordinary).clone(),
+            merge: self.merge.clone(),
+            combine: self.combine.clone(),
+        }
     }
 }
 
 struct Job {
     execution: Execution,
-    engine: Engine<Bytes>,
+    engine: Engine<StoredBlock>,
     /// There if the pipeline has a TestStream.
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
@@ -194,12 +247,17 @@ struct Job {
     /// What workers know of it.
     caches: HashMap<NodeId, Arc<UserStateCaches>>,
     collectors: Collectors,
+    /// Values of groups that stay here until workers ask for them.
+    iterables: Arc<Iterables>,
     /// What a successful attempt said, until the engine commits it or not.
     uncommitted: HashMap<(BundleId, Attempt), Uncommitted>,
-    /// How to ask those bundles something that read restrictions.
+    /// How to ask running bundles something.
     controls: HashMap<BundleId, BundleControl>,
+    /// What they are to process, and on whom.
+    inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
+    began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
     /// Everything that runs for the job; ended when this is dropped.
@@ -210,7 +268,7 @@ struct Job {
 
 impl Job {
     async fn run(mut self, mut inbox: mpsc::Receiver<Report>) -> Outcome {
-        let impulse = elements::block(impulse_element());
+        let impulse = elements::block(StoredBlock::in_memory(impulse_element()));
         let mut next = Some(EngineEvent::Started { impulse });
         let mut wish = self.execution.wish.clone();
         loop {
@@ -219,27 +277,30 @@ impl Job {
             {
                 self.tasks.abort_all();
                 self.finish_finalizers().await;
+                self.last_worker_metrics(&outcome).await;
                 return outcome;
             }
             let (wake, granted) = (self.wake, self.granted);
             next = tokio::select! {
-                report = inbox.recv() => report.map(|report| self.receive(report)),
-                Some(ended) = self.tasks.join_next() => broken_off(ended),
-                Some(_) = self.finalizers.join_next() => None,
+                // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
+                biased;
                 wish = wished(&mut wish, granted) => {
                     self.execution.workers.waited_for_others();
                     self.grant(wish)
                 }
+                Some(ended) = self.tasks.join_next() => broken_off(ended),
+                Some(_) = self.finalizers.join_next() => None,
                 () = at(wake) => {
                     self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
+                report = inbox.recv() => report.map(|report| self.receive(report)),
             };
         }
     }
 
-    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<Bytes>> {
+    fn grant(&mut self, wish: Wish) -> Option<EngineEvent<StoredBlock>> {
         self.granted = wish;
         match wish {
             Wish::GoOn => None,
@@ -248,7 +309,7 @@ impl Job {
         }
     }
 
-    fn receive(&mut self, report: Report) -> EngineEvent<Bytes> {
+    fn receive(&mut self, report: Report) -> EngineEvent<StoredBlock> {
         match report {
             Report::Event(event) => {
                 if matches!(event, EngineEvent::TestStream(_)) {
@@ -266,6 +327,7 @@ impl Job {
                 EngineEvent::SideInputUpdated { collection }
             }
             Report::Attempt { bundle, attempt, result: Ok(done) } => {
+                self.execution.progress.metrics().attempt_over(bundle.0);
                 let attempt::Done { outputs, residuals, timers, state, cache, result } = done;
                 let BundleResult { monitoring_infos: infos, finalizer, .. } = result;
                 self.uncommitted.insert((bundle, attempt), Uncommitted { infos, finalizer, state, cache });
@@ -273,7 +335,11 @@ impl Job {
             }
             Report::Attempt { bundle, attempt, result: Err((fault, infos)) } => {
                 let infos = with_user_names(infos, &self.execution.plan.transform_names);
-                self.execution.progress.metrics().bundle_failed(&infos);
+                let mut metrics = self.execution.progress.metrics();
+                // A worker that is lost does not say what it has done at last.
+                let before = metrics.attempt_over(bundle.0);
+                metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
+                drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
                 self.execution.progress.meters.bundles.failed.add(1);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
@@ -282,8 +348,8 @@ impl Job {
     }
 
     /// The outcome, if the job is over.
-    fn step(&mut self, event: EngineEvent<Bytes>) -> Option<Outcome> {
-        for action in self.engine.step(processing_time(), event) {
+    fn step(&mut self, event: EngineEvent<StoredBlock>) -> Option<Outcome> {
+        for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
                 EngineAction::Run {
@@ -296,11 +362,20 @@ impl Job {
                     watermark,
                     draining,
                 } => {
-                    let content = Content { blocks, timers, partitions, watermark, draining };
-                    self.run_bundle(node, bundle, attempt, content)
+                    let input = splits::Input::new(
+                        self.execution.plan.clone(),
+                        node,
+                        blocks,
+                        self.execution.storage.clone(),
+                    );
+                    let content = Content { timers, partitions, watermark, draining };
+                    self.run_bundle(node, bundle, attempt, Arc::new(input), content)
                 }
                 EngineAction::Commit { bundle, attempt } => self.commit(bundle, attempt),
                 EngineAction::Checkpoint { bundle } => self.checkpoint(bundle),
+                EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
+                    self.split(bundle, attempt, fraction_of_remainder)
+                }
                 EngineAction::Collect { node, blocks, now } => self.collector(node, What::Add(blocks, now)),
                 EngineAction::Advance { node, watermark, now } => {
                     self.collector(node, What::Advance(watermark, now))
@@ -315,8 +390,9 @@ impl Job {
                     self.side_input(collection, |side_input| side_input.advance(watermark))
                 }
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
+                EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
         }
         let (blocks, bytes) = self.engine.waiting();
@@ -356,6 +432,20 @@ impl Job {
         }
     }
 
+    fn timers_dropped(&self, node: NodeId, count: usize) {
+        let plan = &self.execution.plan;
+        let Node::Stage(stage) = &plan.nodes[node.0] else { return };
+        let transform = stage.keyed.as_ref().map_or(&stage.source, |keyed| &keyed.transform);
+        let name = plan.transform_names.get(transform).unwrap_or(&stage.spec.name);
+        let after = self.execution.last_timers.as_secs();
+        let warning = format!(
+            "{count} processing-time timers of {name} were left out: the job was drained, and they went on being \
+             set {after} s after the end of their input"
+        );
+        tracing::warn!("{warning}");
+        self.execution.progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
         let planned = &self.execution.plan.collections[collection.0];
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
@@ -370,7 +460,14 @@ impl Job {
             .reduce(u64::wrapping_add)
     }
 
-    fn run_bundle(&mut self, node: NodeId, bundle: BundleId, attempt: Attempt, mut content: Content) {
+    fn run_bundle(
+        &mut self,
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        input: Arc<splits::Input>,
+        mut content: Content,
+    ) {
         let plan = self.execution.plan.clone();
         let Node::Stage(stage) = &plan.nodes[node.0] else { return };
         let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
@@ -378,8 +475,14 @@ impl Job {
         };
         let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
         let user = stage.keyed.as_ref().map(|keyed| {
-            let store = || Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone()));
-            Arc::new(self.states.entry(node).or_insert_with(store).begin())
+            let store = self.states.entry(node).or_insert_with(|| {
+                let storage = self.execution.storage.clone();
+                let store = Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone(), storage));
+                let room = keep_room(store.clone());
+                self.tasks.spawn(collectors::report_failure(self.reports.clone(), room));
+                store
+            });
+            Arc::new(store.begin())
         });
         // When windows merge their state is put together here, and workers do not learn of it.
         let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
@@ -389,17 +492,30 @@ impl Job {
         });
         let (control, requests) = BundleRequests::channel();
         if plan.streaming && stage.restriction_reader.is_some() {
-            self.checkpoint_regularly(bundle, control);
+            self.checkpoint_regularly(control.clone());
         }
+        self.controls.insert(bundle, control.clone());
+        self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
         let run = attempt::Run {
             plan: plan.clone(),
+            storage: self.execution.storage.clone(),
             node,
             bundle,
             attempt,
+            input,
             content,
-            state: Arc::new(state::StageState { side_inputs, user, cache: cache.clone() }),
+            state: Arc::new(state::StageState {
+                side_inputs,
+                user,
+                cache: cache.clone(),
+                storage: self.execution.storage.clone(),
+                iterables: self.iterables.clone(),
+            }),
             inject: self.execution.inject,
             requests,
+            control,
+            progress: self.execution.progress.clone(),
+            reports: self.reports.clone(),
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
@@ -415,8 +531,7 @@ impl Job {
     }
 
     /// What reads restrictions may never end by itself, and nothing of it is seen before it has.
-    fn checkpoint_regularly(&mut self, bundle: BundleId, control: BundleControl) {
-        self.controls.insert(bundle, control.clone());
+    fn checkpoint_regularly(&mut self, control: BundleControl) {
         let mut watch = tokio::time::interval_at(Instant::now() + CHECKPOINT_EVERY, CHECKPOINT_EVERY);
         self.tasks.spawn(async move {
             while control.is_open() {
@@ -428,15 +543,30 @@ impl Job {
 
     /// Has a running bundle leave undone what it can.
     fn checkpoint(&mut self, bundle: BundleId) {
-        if let Some(control) = self.controls.get(&bundle).cloned() {
+        // What is bounded ends by itself.
+        let streaming = self.execution.plan.streaming;
+        if let Some(control) = self.controls.get(&bundle).filter(|_| streaming).cloned() {
             self.tasks.spawn(async move {
                 control.split(0.0).await;
             });
         }
     }
 
+    /// Asks a running bundle to share what is left to it.
+    fn split(&mut self, bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64) {
+        let Some(control) = self.controls.get(&bundle).cloned() else { return };
+        let Some((input, workers)) = self.inputs.get(&bundle).cloned() else { return };
+        let reports = self.reports.clone();
+        self.tasks.spawn(async move {
+            let is_split = input.ask(control, workers, fraction_of_remainder).await;
+            let event = EngineEvent::SplitAnswered { bundle, attempt, is_split };
+            let _ = reports.send(Report::Event(event)).await;
+        });
+    }
+
     fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
         self.controls.remove(&bundle);
+        self.inputs.remove(&bundle);
         let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
         let Uncommitted { infos, finalizer, state, cache } = uncommitted;
         if let Some(state) = state {
@@ -458,6 +588,16 @@ impl Job {
         }
     }
 
+    /// Nobody waits for what a worker has to say whose bundle was called off.
+    async fn last_worker_metrics(&mut self, outcome: &Outcome) {
+        match outcome {
+            Outcome::Done | Outcome::Drained | Outcome::Failed(_) => {
+                self.execution.progress.ask_workers(self.execution.workers.as_ref()).await
+            }
+            Outcome::Cancelled => {}
+        }
+    }
+
     async fn finish_finalizers(&mut self) {
         let all = async { while self.finalizers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINALIZATION_LIMIT, all).await.is_err() {
@@ -466,25 +606,25 @@ impl Job {
     }
 }
 
+/// Has state of keys that nobody asks for make room for others.
+async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    let mut watch = tokio::time::interval(ROOM_EVERY);
+    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        watch.tick().await;
+        if store.has_to_make_room() {
+            let store = store.clone();
+            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
+            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
+        }
+    }
+}
+
 /// A task that panicked reports nothing, and the job would wait for it for ever.
-fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<Bytes>> {
+fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> {
     let error = ended.err().filter(JoinError::is_panic)?;
     let message = format!("a task of the job broke off, which is a fault of Beamline's: {error}");
     Some(EngineEvent::Failed(Fault::runner(message)))
-}
-
-/// The time on this machine's clock.
-fn processing_time() -> ProcessingTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// When this machine's clock will show `at`.
-fn instant(at: ProcessingTime) -> Instant {
-    // The clock may be set, so nobody sleeps longer than this without looking at it again.
-    const LONGEST: u64 = 10_000;
-    let millis = at.millis().saturating_sub(processing_time().millis()).max(0).unsigned_abs().min(LONGEST);
-    Instant::now() + Duration::from_millis(millis)
 }
 
 async fn at(instant: Option<Instant>) {

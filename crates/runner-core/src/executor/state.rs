@@ -5,9 +5,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::may_wait;
 use crate::fault::Fault;
 use crate::plan::{CollectionId, Stage};
-use crate::ports::{CacheToken, StateHandler, StateKey, StatePage};
+use crate::ports::{CacheToken, StateHandler, StateKey, StatePage, Storage};
+use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::side_input::{Question, SideInputView};
 use crate::state::{BundleState, CacheUse};
 
@@ -18,6 +20,8 @@ pub(super) struct StageState {
     pub(super) user: Option<Arc<BundleState>>,
     /// There if a worker may keep of that what it knows.
     pub(super) cache: Option<Arc<CacheUse>>,
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) iterables: Arc<Iterables>,
 }
 
 impl StageState {
@@ -38,6 +42,9 @@ impl StageState {
 
 impl StateHandler for StageState {
     fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
+        if let StateKey::Runner { key } = key {
+            return self.iterables.get(key, continuation);
+        }
         self.handler(key).get(key, continuation)
     }
 
@@ -47,6 +54,10 @@ impl StateHandler for StageState {
 
     fn clear(&self, key: &StateKey) -> Result<(), Fault> {
         self.handler(key).clear(key)
+    }
+
+    fn may_wait(&self) -> bool {
+        may_wait(self.storage.as_ref(), 0)
     }
 
     fn cache_tokens(&self, worker: &str) -> Vec<CacheToken> {

@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::Report;
 use crate::engine::{EngineEvent, TestStreamStep};
 use crate::fault::Fault;
 use crate::plan::{ExecutionPlan, Node, TestStream, TestStreamEvent, TestStreamReader, TestStreamSource};
-use crate::ports::{JobBundleFactory, TestStreamEvents};
+use crate::ports::{JobBundleFactory, Storage, StoredBlock, TestStreamEvents};
 use crate::runner_transforms::elements;
 
-type Step = TestStreamStep<Bytes>;
+type Step = TestStreamStep<StoredBlock>;
 
 /// Asks for the next event.
 pub(super) struct Player {
@@ -24,6 +23,7 @@ impl Player {
     pub(super) fn new(
         plan: Arc<ExecutionPlan>,
         workers: Arc<dyn JobBundleFactory>,
+        storage: Arc<dyn Storage>,
         reports: mpsc::Sender<Report>,
     ) -> Option<(Self, impl Future<Output = ()>)> {
         let node = plan.nodes.iter().position(|node| matches!(node, Node::TestStream(_)))?;
@@ -31,7 +31,8 @@ impl Player {
         let (asks, asked) = mpsc::channel(1);
         let play = async move {
             if let Node::TestStream(stream) = &plan.nodes[node]
-                && let Err(fault) = play(&plan, stream, workers.as_ref(), &reports, asked).await
+                && let Err(fault) =
+                    play(&plan, stream, workers.as_ref(), storage.as_ref(), &reports, asked).await
             {
                 let fault = fault.at(&stream.name);
                 reports.send(Report::Event(EngineEvent::Failed(fault))).await.ok();
@@ -68,6 +69,7 @@ async fn play(
     plan: &ExecutionPlan,
     stream: &TestStream,
     workers: &dyn JobBundleFactory,
+    storage: &dyn Storage,
     reports: &mpsc::Sender<Report>,
     mut asked: mpsc::Receiver<()>,
 ) -> Result<(), Fault> {
@@ -81,7 +83,7 @@ async fn play(
     };
     while asked.recv().await.is_some() {
         let event = source.next().await?;
-        let step = event.map(|event| step(plan, event)).transpose()?.unwrap_or(TestStreamStep::End);
+        let step = event.map(|event| step(plan, event, storage)).transpose()?.unwrap_or(TestStreamStep::End);
         if reports.send(Report::Event(EngineEvent::TestStream(step))).await.is_err() {
             break;
         }
@@ -89,10 +91,10 @@ async fn play(
     Ok(())
 }
 
-fn step(plan: &ExecutionPlan, event: TestStreamEvent) -> Result<Step, Fault> {
+fn step(plan: &ExecutionPlan, event: TestStreamEvent, storage: &dyn Storage) -> Result<Step, Fault> {
     Ok(match event {
         TestStreamEvent::Elements { output, elements } => {
-            let blocks = elements::cut(&plan.collections[output.0], elements)?;
+            let blocks = elements::cut(&plan.collections[output.0], elements, storage)?;
             TestStreamStep::Elements { output, blocks }
         }
         TestStreamEvent::Watermark { output, watermark } => TestStreamStep::Watermark { output, watermark },

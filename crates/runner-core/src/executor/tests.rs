@@ -2,6 +2,7 @@
 
 mod live_side_inputs;
 mod merging;
+mod splits;
 mod streaming;
 
 use std::collections::BTreeMap;
@@ -11,11 +12,13 @@ use async_trait::async_trait;
 use beam_model::coders::Coder;
 use beam_model::coders::varint;
 use beam_model::coders::windowed_value::read_header;
+use bytes::Bytes;
 
 use super::*;
 use crate::fault::Blame;
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{KeyedStage, Merging};
+use crate::ports::memory::SpillingStorage;
 use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
@@ -83,8 +86,26 @@ async fn execute_on(
     wish: watch::Receiver<Wish>,
 ) -> Job {
     let progress = Arc::new(Progress::default());
-    let execution = Execution { plan, workers, policy, inject, progress: progress.clone(), wish };
+    let storage = SpillingStorage::new();
+    let execution = Execution {
+        plan,
+        workers,
+        policy,
+        inject,
+        progress: progress.clone(),
+        storage: storage.clone(),
+        wish,
+        clock: Clock::Machine,
+        last_timers: crate::engine::LAST_TIMERS,
+    };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");
+    // Tasks that were given up may have to end first.
+    let empty = async {
+        while storage.budget().on_disk() + storage.budget().used() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, empty).await.expect("something of the job is left in the storage");
     Job { outcome, progress }
 }
 

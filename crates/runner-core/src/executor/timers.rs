@@ -10,7 +10,7 @@ use super::late;
 use crate::engine::{Timer, TimerChange, TimerId, TimerWindow};
 use crate::fault::Fault;
 use crate::plan::{Collection, KeyedStage, TimerKind};
-use crate::ports::TimerBlock;
+use crate::ports::{StoredBlock, TimerBlock};
 use crate::runner_transforms::elements::{Elements, partition_of};
 
 /// What a bundle did to timers, in its order.
@@ -77,7 +77,7 @@ fn read_block(
 pub(super) fn expirations(
     stage: &KeyedStage,
     collection: &Collection,
-    blocks: &[Bytes],
+    blocks: &[StoredBlock],
     others: Vec<(Bytes, Bytes)>,
 ) -> Result<Vec<TimerChange>, Fault> {
     let families = stage.families.iter().enumerate();
@@ -94,7 +94,7 @@ pub(super) fn expirations(
         }
     };
     for block in blocks {
-        for element in Elements::new(collection, block.clone()) {
+        for element in Elements::new(collection, block.read()?) {
             let element = element?;
             let key = Bytes::copy_from_slice(element.key()?);
             element.windows()?.into_iter().for_each(|window| add(key.clone(), window));

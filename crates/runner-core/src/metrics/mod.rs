@@ -9,6 +9,7 @@ mod cell;
 mod dropped;
 mod job;
 mod payload;
+mod progress;
 #[cfg(test)]
 mod tests;
 mod trie;
@@ -16,3 +17,4 @@ mod trie;
 pub use accumulator::MetricsAccumulator;
 pub use dropped::Dropped;
 pub use job::JobMetrics;
+pub use progress::elements_done;

@@ -184,6 +184,33 @@ fn failed_attempts_count_as_attempted_alone() {
     assert_eq!(results.attempted[0].payload, Writer::default().int(5).done());
 }
 
+#[test]
+fn what_is_not_over_counts_as_attempted_and_only_as_it_is_now() {
+    let count = |count| vec![info(types::SUM_INT64_TYPE, "a", Writer::default().int(count).done())];
+    let mut metrics = JobMetrics::default();
+    let counts = |metrics: &JobMetrics| {
+        let results = metrics.results();
+        let sum = |infos: &[MonitoringInfo]| infos.first().map_or(0, |info| i64::from(info.payload[0]));
+        (sum(&results.attempted), sum(&results.committed))
+    };
+    metrics.attempt_running(1, count(2));
+    metrics.attempt_running(2, count(10));
+    assert_eq!(counts(&metrics), (12, 0));
+    metrics.attempt_running(1, count(3));
+    assert_eq!(counts(&metrics), (13, 0));
+    metrics.worker_reported("w".to_owned(), count(20));
+    metrics.worker_reported("w".to_owned(), count(30));
+    assert_eq!(counts(&metrics), (43, 0));
+    metrics.attempt_over(1);
+    metrics.bundle_committed(&count(4));
+    let lost = metrics.attempt_over(2);
+    metrics.bundle_failed(&lost);
+    assert_eq!(counts(&metrics), (44, 4));
+    assert_eq!(metrics.attempt_over(2), []);
+    metrics.bundle_committed(&count(5));
+    assert_eq!(counts(&metrics), (49, 9));
+}
+
 /// Values of one type at a time, whose merge must not depend on order or grouping. Fractions are
 /// multiples of a half, so that their sums are exact.
 fn any_cells() -> impl Strategy<Value = (Cell, Cell, Cell)> {

@@ -5,6 +5,7 @@
 //! worker's own business.
 
 mod coders;
+mod combining_state;
 mod counts;
 mod descriptor;
 mod drain;
@@ -25,6 +26,7 @@ use beam_model::coders::Coder;
 use beam_model::pipeline::{Components, is_bounded};
 use beam_model::urns::standard_side_input_types;
 
+pub use combining_state::CombineStage;
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
 pub(crate) use side_inputs::is_live;
 pub use side_inputs::{Contents, LiveView, Ready};
@@ -105,6 +107,13 @@ pub struct Collection {
     pub live: Option<LiveView>,
 }
 
+impl Collection {
+    /// Its elements are `KV<K, Iterable<V>>` of which the values may stay with the runner until workers ask for them.
+    pub fn has_state_backed_values(&self) -> bool {
+        matches!(&*self.element_coder, Coder::Kv(_, values) if matches!(**values, Coder::StateBackedIterable(_)))
+    }
+}
+
 /// Whether blocks of a collection may hold several elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Grain {
@@ -176,8 +185,18 @@ pub struct Stage {
     pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
+    /// Those of its states whose accumulators the runner has merged when windows merge.
+    pub combines: Vec<CombineStage>,
     /// The PCollection that it reads, if that is not counted here.
     pub counted_elsewhere: Option<String>,
+}
+
+impl Stage {
+    /// Whether what a running bundle gives back may be processed before the bundle is committed, and what it keeps
+    /// be processed again by itself. See `engine::splits` for why not.
+    pub fn splits_at_once(&self, streaming: bool) -> bool {
+        self.keyed.is_none() && !(streaming && self.restriction_reader.is_some())
+    }
 }
 
 /// A side input as a worker asks for it.
@@ -426,6 +445,7 @@ impl Planner<'_> {
                 collection.grain = Grain::Element;
             }
         }
+        let combines = combining_state::combine_stages(self.pipeline, &mut self.wire, stage)?;
         let mut side_inputs = self.side_inputs(stage)?;
         let environment = self.environment(&stage.environment_id);
         let built = descriptor::build(self.pipeline, &mut self.wire, index, stage)?;
@@ -450,6 +470,7 @@ impl Planner<'_> {
             restriction_reader,
             drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
+            combines,
             counted_elsewhere: None,
         })))
     }

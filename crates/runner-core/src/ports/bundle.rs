@@ -1,7 +1,7 @@
 //! Running a bundle on a worker.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -53,6 +53,13 @@ pub trait JobBundleFactory: Send + Sync {
         Err(Fault::runner(format!("nobody here can ask {url} for the events of outputs {outputs}")))
     }
 
+    /// The metrics of each worker as a whole (`HarnessMonitoringInfosResponse`), as they are now, by the worker's id.
+    /// Those that do not answer at once are left out; so are those whose numbers another has as well, being of
+    /// the same process.
+    async fn worker_metrics(&self) -> Vec<(String, Vec<MonitoringInfo>)> {
+        Vec::new()
+    }
+
     /// Until now nothing more could be done than what workers do already: it took time to go on, or somebody
     /// else to speak. Workers that had nothing to do did not wait for the runner. For its meters only.
     fn waited_for_others(&self) {}
@@ -74,6 +81,12 @@ pub trait StageBundleFactory: Send + Sync {
     ///
     /// A split that the worker was asked for has been answered when this returns a result, and is in it.
     async fn process(&self, bundle: RemoteBundle) -> Result<BundleResult, Fault>;
+
+    /// Whether one more bundle would find a worker that has nothing to do, as things are now. Else one has to be started,
+    /// or to become free.
+    fn has_idle_worker(&self) -> bool {
+        true
+    }
 }
 
 /// One attempt of a bundle.
@@ -101,7 +114,27 @@ pub struct BundleInput {
     pub blocks: Box<dyn Iterator<Item = Result<Bytes, Fault>> + Send>,
     /// How many elements `blocks` has in all; needed if the bundle is to be split. A split is not asked of
     /// an input whose elements were not counted.
-    pub elements: Option<u64>,
+    pub elements: ElementCount,
+}
+
+/// How many elements an input has: known from the start, found out while the bundle runs, or never.
+#[derive(Clone, Debug, Default)]
+pub struct ElementCount(Arc<OnceLock<u64>>);
+
+impl ElementCount {
+    pub fn of(elements: u64) -> Self {
+        Self(Arc::new(OnceLock::from(elements)))
+    }
+
+    /// From now on everyone who shares this knows. What was known stays.
+    pub fn found_out(&self, elements: u64) {
+        // An error means that it is known.
+        self.0.set(elements).ok();
+    }
+
+    pub fn get(&self) -> Option<u64> {
+        self.0.get().copied()
+    }
 }
 
 /// Encoded timers of one family (`beam:coder:timer:v1`): fired ones on the way to a worker, set or cleared
@@ -124,14 +157,36 @@ pub trait OutputReceiver: Send + Sync {
 
     /// Timers that the bundle set or cleared, in the order in which it did. An error ends the bundle.
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault>;
+
+    /// Whether receiving so many bytes now may take long, e.g. because others have to be written to a disk first. That is to be
+    /// done where it holds up nobody but the bundle's worker.
+    fn may_wait(&self, _bytes: u64) -> bool {
+        false
+    }
+
+    /// The worker has given back a part of the bundle. An error ends the bundle. Splits come in their order, and all
+    /// of them before [`StageBundleFactory::process`] returns a result.
+    fn receive_split(&self, _split: &BundleSplit) -> Result<SplitTaken, Fault> {
+        Ok(SplitTaken::WithTheBundle)
+    }
+}
+
+/// From when on what a bundle has given back is work of others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SplitTaken {
+    /// At once. If the bundle fails, another attempt is made on what it has kept.
+    AtOnce,
+    /// It is part of the bundle's transaction: from the bundle's commit on. It was never said if the bundle fails,
+    /// which is tried again on all of its input.
+    WithTheBundle,
 }
 
 /// What a worker answered to `ProcessBundle`, its output aside.
 #[derive(Default)]
 pub struct BundleResult {
     pub residuals: Vec<Residual>,
-    /// All splits of the bundle, in order, whether or not anyone waited for the answer to one: what they
-    /// gave back was not processed.
+    /// All splits of the bundle that were not taken at once, in order, whether or not anyone waited for the answer to
+    /// one: what they gave back was not processed.
     pub splits: Vec<BundleSplit>,
     pub monitoring_infos: Vec<MonitoringInfo>,
     /// There if the bundle asked to be told of its commit (`requires_finalization`).

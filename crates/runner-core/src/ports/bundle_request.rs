@@ -1,9 +1,11 @@
 //! Asking a bundle while a worker runs it: to split, how far it is.
 
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Residual;
 
@@ -31,15 +33,14 @@ pub enum BundleRequest {
     },
 }
 
-/// What a worker gave back of a running bundle (`ProcessBundleSplitResponse`).
-///
-/// It is part of the bundle's transaction: what it names is other work from the bundle's commit on, and was
-/// never said if the bundle fails. The primary roots, what the bundle kept, are therefore of no use to
-/// anyone: a bundle that fails is tried again on all of its input.
+/// What a worker gave back of a running bundle (`ProcessBundleSplitResponse`). Whoever receives the bundle's output
+/// says what that means ([`super::OutputReceiver::receive_split`]).
 #[derive(Clone, Debug, Default)]
 pub struct BundleSplit {
     /// Parts of elements that the worker had begun on.
     pub residuals: Vec<Residual>,
+    /// What the bundle keeps of those elements. Without delays.
+    pub primaries: Vec<Residual>,
     /// For each data source that was cut between elements.
     pub channels: Vec<ChannelSplit>,
 }
@@ -61,6 +62,7 @@ pub struct ChannelSplit {
 #[derive(Clone, Debug)]
 pub struct BundleControl {
     requests: mpsc::Sender<BundleRequest>,
+    begun: Arc<OnceLock<Instant>>,
 }
 
 impl BundleControl {
@@ -75,6 +77,11 @@ impl BundleControl {
     pub async fn progress(&self) -> Option<Vec<MonitoringInfo>> {
         let (reply, answer) = oneshot::channel();
         self.ask(BundleRequest::Progress { reply }, answer).await
+    }
+
+    /// For how long a worker has had the bundle; `None` if none has.
+    pub fn running_for(&self) -> Option<Duration> {
+        self.begun.get().map(Instant::elapsed)
     }
 
     /// Whether the bundle may still be asked something.
@@ -92,12 +99,14 @@ impl BundleControl {
 #[derive(Debug)]
 pub struct BundleRequests {
     requests: mpsc::Receiver<BundleRequest>,
+    begun: Arc<OnceLock<Instant>>,
 }
 
 impl BundleRequests {
     pub fn channel() -> (BundleControl, Self) {
         let (sender, requests) = mpsc::channel(WAITING_REQUESTS);
-        (BundleControl { requests: sender }, Self { requests })
+        let begun = Arc::<OnceLock<Instant>>::default();
+        (BundleControl { requests: sender, begun: begun.clone() }, Self { requests, begun })
     }
 
     /// Nobody asks.
@@ -110,8 +119,10 @@ impl BundleRequests {
         self.requests.recv().await
     }
 
-    /// Answers all questions that wait with `None`.
-    pub fn decline(&mut self) {
+    /// A worker has got the bundle. All questions that came before are answered with `None`.
+    pub fn begin(&mut self) {
+        // An error means that it has begun before.
+        self.begun.set(Instant::now()).ok();
         while self.requests.try_recv().is_ok() {}
     }
 }

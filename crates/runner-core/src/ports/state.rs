@@ -100,6 +100,12 @@ pub trait StateHandler: Send + Sync {
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault>;
     fn clear(&self, key: &StateKey) -> Result<(), Fault>;
 
+    /// Whether an answer may take long now, e.g. because it is read from a disk. That is to be done where it holds up nobody
+    /// but the bundle's worker.
+    fn may_wait(&self) -> bool {
+        false
+    }
+
     /// What `worker`, which is to run the bundle, may keep of it. To be asked of every attempt before it begins, also
     /// if the worker is known to keep nothing: which worker had the bundle counts for the next one.
     fn cache_tokens(&self, _worker: &str) -> Vec<CacheToken> {

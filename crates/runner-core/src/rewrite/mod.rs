@@ -4,10 +4,12 @@
 //! their PCollections are transcoded by a worker ([`test_stream`]); splittable ParDos become pair, split
 //! and process ([`splittable_pardo`]); combines are lifted before their shuffle ([`combine_lifting`]);
 //! producers whose coder is not the one that a runner transform hands on are transcoded by a worker
-//! ([`transcode`]).
+//! ([`transcode`]); values of groups that may be too many for memory get a coder that knows tokens
+//! ([`state_backed`]).
 
 mod combine_lifting;
 mod splittable_pardo;
+mod state_backed;
 mod test_stream;
 mod transcode;
 
@@ -23,6 +25,7 @@ pub fn rewrite(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     combine_lifting::lift(pipeline)?;
     sort(pipeline)?;
     transcode::transcode(pipeline)?;
+    state_backed::back_by_state(pipeline)?;
     sort(pipeline)
 }
 

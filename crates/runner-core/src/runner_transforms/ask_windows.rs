@@ -10,8 +10,8 @@ use super::impulse_element;
 use crate::engine::MAX_ATTEMPTS;
 use crate::fault::{Fault, Retry};
 use crate::ports::{
-    BundleInput, BundleRequests, OutputReceiver, RemoteBundle, StageBundleFactory, StageSpec, StateHandler,
-    StateKey, StatePage, TimerBlock,
+    BundleInput, BundleRequests, ElementCount, OutputReceiver, RemoteBundle, StageBundleFactory, StageSpec,
+    StateHandler, StateKey, StatePage, TimerBlock,
 };
 
 /// Questions as the stage reads them; `write` appends one.
@@ -56,7 +56,7 @@ pub(super) async fn ask(
             inputs: vec![BundleInput {
                 transform_id: source.to_owned(),
                 blocks: Box::new(std::iter::once(Ok(questions.clone()))),
-                elements: None,
+                elements: ElementCount::default(),
             }],
             timers: Vec::new(),
             state: Arc::new(NoState { stage: spec.name.clone() }),

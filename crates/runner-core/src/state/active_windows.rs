@@ -21,11 +21,21 @@ pub struct WindowMerge {
 pub(super) struct ActiveWindows {
     by_key: HashMap<Bytes, BTreeSet<Bytes>>,
     by_window: HashMap<Bytes, HashSet<Bytes>>,
+    /// How many windows keys have.
+    pairs: u64,
 }
+
+/// About what a window of a key takes, in memory: its places, and the key and the window, which are mostly short.
+const PAIR_BYTES: u64 = 256;
 
 impl ActiveWindows {
     pub(super) fn of(&self, key: &[u8]) -> Vec<Bytes> {
         self.by_key.get(key).map(|windows| windows.iter().cloned().collect()).unwrap_or_default()
+    }
+
+    /// About how many bytes it takes.
+    pub(super) fn memory(&self) -> u64 {
+        self.pairs * PAIR_BYTES
     }
 
     pub(super) fn change(&mut self, change: WindowChange) {
@@ -37,11 +47,12 @@ impl ActiveWindows {
 
     /// Forgets the windows that have expired.
     pub(super) fn expire(&mut self, has_expired: impl Fn(&[u8]) -> bool) {
-        let Self { by_key, by_window } = self;
+        let Self { by_key, by_window, pairs } = self;
         by_window.retain(|window, keys| {
             let expired = has_expired(window);
             if expired {
                 keys.iter().for_each(|key| remove(by_key, key, window));
+                *pairs = pairs.saturating_sub(keys.len() as u64);
             }
             !expired
         });
@@ -55,13 +66,17 @@ impl ActiveWindows {
         let key = self.by_key.get_key_value(&owner.key).map(|(key, _)| key.clone());
         let key = key.unwrap_or_else(|| own(&owner.key));
         self.by_key.entry(key.clone()).or_default().insert(window.clone());
-        self.by_window.entry(window).or_default().insert(key);
+        if self.by_window.entry(window).or_default().insert(key) {
+            self.pairs += 1;
+        }
     }
 
     fn close(&mut self, owner: &Owner) {
         remove(&mut self.by_key, &owner.key, &owner.window);
         if let Some(keys) = self.by_window.get_mut(&owner.window) {
-            keys.remove(&owner.key);
+            if keys.remove(&owner.key) {
+                self.pairs = self.pairs.saturating_sub(1);
+            }
             if keys.is_empty() {
                 self.by_window.remove(&owner.window);
             }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::paging::{self, Part, bad_token};
 use super::values::Values;
 use crate::fault::Fault;
-use crate::ports::StatePage;
+use crate::ports::{StatePage, Storage};
 
 /// What a bundle does to a bag.
 #[derive(Debug, Default)]
@@ -20,12 +20,13 @@ impl BagWrites {
         *self = Self { cleared: true, appended: Values::default() };
     }
 
-    pub(super) fn commit(self, committed: &mut Values) {
+    /// Errors: the storage has no room.
+    pub(super) fn commit(self, committed: &mut Values, storage: &dyn Storage) -> Result<(), Fault> {
         if self.cleared {
             *committed = self.appended;
-        } else {
-            committed.extend(self.appended);
+            return Ok(());
         }
+        committed.extend(self.appended, storage)
     }
 }
 
@@ -59,10 +60,10 @@ pub(super) fn get(
     let mut end = 0;
     let placed = parts(committed, writes).map(|part| {
         let place = end;
-        end += part.as_slice().len() as u64;
+        end += part.len();
         (place, part)
     });
-    let mut parts = placed.filter_map(|(place, part)| part.after(from, place)).map(Ok).peekable();
+    let mut parts = placed.filter_map(|(place, part)| part.after(from, place).transpose()).peekable();
     if from > 0 && parts.peek().is_none() {
         return Err(bad_token());
     }

@@ -6,12 +6,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bytes::Bytes;
 
 use super::bag::{self, BagWrites};
+use super::cells::{ByState, Cells};
 use super::map::{Multimap, MultimapView, MultimapWrites};
 use super::ordered_list::{self, OrderedList, OrderedListWrites, Span};
-use super::store::{ByState, Cells, StateNumber, StateStore};
+use super::store::{StateNumber, StateStore};
 use super::{MapValues, UserStateKind, WindowMerge};
 use crate::fault::Fault;
-use crate::ports::{StateHandler, StateKey, StatePage};
+use crate::ports::{Reservation, StateHandler, StateKey, StatePage, Storage};
+
+/// What a key's writes take besides their bytes.
+const KEY_OVERHEAD: u64 = 256;
 
 /// The user state of one attempt of a bundle: what is committed, and its own writes over that. Nobody else
 /// sees the writes before [`Self::commit`]; dropping it discards them.
@@ -25,6 +29,8 @@ struct Uncommitted {
     writes: Writes,
     bytes: u64,
     windows: Vec<WindowChange>,
+    /// For what is written.
+    reserved: Option<Reservation>,
 }
 
 pub(super) type Writes = HashMap<Owner, CellWrites>;
@@ -58,7 +64,7 @@ impl BundleState {
         Self { store, uncommitted: Mutex::default() }
     }
 
-    /// Makes all writes so far visible at once. Takes time by what was written, not by what is stored.
+    /// Makes all writes so far visible at once. Takes time by what was written, not by what is stored, and waits for no disk.
     pub fn commit(&self) {
         let Uncommitted { writes, windows, .. } = std::mem::take(&mut *self.uncommitted());
         if !writes.is_empty() || !windows.is_empty() {
@@ -83,9 +89,12 @@ impl BundleState {
     ///
     /// The state of all parts becomes that of the result: what they hold together, in their order. Where there
     /// can be but one value (a value state, a key of a map) it is that of the last part that has one.
-    pub fn merge_windows(&self, key: &Bytes, merges: &[WindowMerge]) {
+    ///
+    /// Errors: what is committed cannot be read back, or there is no room for it.
+    pub fn merge_windows(&self, key: &Bytes, merges: &[WindowMerge]) -> Result<(), Fault> {
         let owner = |window: &Bytes| Owner { window: window.clone(), key: key.clone() };
-        let results: Vec<_> = merges.iter().map(|merge| self.store.merged_cells(key, &merge.parts)).collect();
+        let results = merges.iter().map(|merge| self.store.merged_cells(key, &merge.parts));
+        let results = results.collect::<Result<Vec<_>, _>>()?;
         let mut uncommitted = self.uncommitted();
         for part in merges.iter().flat_map(|merge| &merge.parts) {
             uncommitted.windows.push(WindowChange::Close(owner(part)));
@@ -95,6 +104,24 @@ impl BundleState {
             uncommitted.windows.push(WindowChange::Open(owner(&merge.result)));
             uncommitted.writes.insert(owner(&merge.result), CellWrites::over(cells));
         }
+        Ok(())
+    }
+
+    /// What merging windows has put together in a bag, if that was appended in several parts: in how many, and all
+    /// of it.
+    ///
+    /// Errors: there is no such bag, or it cannot be read back.
+    pub fn put_together(&self, bag: &StateKey) -> Result<Option<(u32, Vec<u8>)>, Fault> {
+        let Request { owner, state, .. } = self.read_key(bag)?;
+        let uncommitted = self.uncommitted();
+        let base = uncommitted.writes.get(&owner).and_then(|writes| writes.base.as_ref());
+        let Some(values) = base.and_then(|cells| cells.bags.get(state)) else { return Ok(None) };
+        let Some(count) = u32::try_from(values.appends()).ok().filter(|count| *count > 1) else {
+            return Ok(None);
+        };
+        let mut whole = Vec::new();
+        values.parts().try_for_each(|part| part.append_to(&mut whole))?;
+        Ok(Some((count, whole)))
     }
 
     /// Bytes of keys, windows and values that are written and not committed.
@@ -106,9 +133,24 @@ impl BundleState {
         self.uncommitted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn write<R>(&self, owner: &Owner, write: impl FnOnce(&mut CellWrites) -> R) -> R {
+    /// Errors: those of `write`, or there is no room.
+    fn write(
+        &self,
+        owner: &Owner,
+        write: impl FnOnce(&mut CellWrites, &dyn Storage) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
+        self.write_to(owner, write)?;
+        self.store.make_room()
+    }
+
+    fn write_to(
+        &self,
+        owner: &Owner,
+        write: impl FnOnce(&mut CellWrites, &dyn Storage) -> Result<(), Fault>,
+    ) -> Result<(), Fault> {
         let mut uncommitted = self.uncommitted();
-        let Uncommitted { writes, bytes, .. } = &mut *uncommitted;
+        let Uncommitted { writes, bytes, reserved, .. } = &mut *uncommitted;
+        let storage = self.store.storage.as_ref();
         if !writes.contains_key(owner) {
             // What comes from a message holds on to the whole of it.
             let Owner { window, key } = owner;
@@ -118,8 +160,10 @@ impl BundleState {
         }
         let cells = writes.entry(owner.clone()).or_default();
         *bytes -= cells.bytes();
-        let written = write(cells);
+        let written = write(cells, storage);
         *bytes += cells.bytes();
+        let memory = *bytes + writes.len() as u64 * KEY_OVERHEAD;
+        reserved.get_or_insert_with(|| storage.budget().reserve(0)).resize(memory);
         written
     }
 
@@ -194,7 +238,7 @@ enum StatePart<'a> {
 impl StateHandler for BundleState {
     fn get(&self, key: &StateKey, continuation: &Bytes) -> Result<StatePage, Fault> {
         let Request { owner, state, part } = self.read_key(key)?;
-        let committed = self.store.cells_of(&owner.window, &owner.key);
+        let committed = self.store.cells_of(&owner.window, &owner.key)?;
         let uncommitted = self.uncommitted();
         let writes = uncommitted.writes.get(&owner);
         let base = writes.and_then(|writes| writes.base.as_deref());
@@ -220,43 +264,44 @@ impl StateHandler for BundleState {
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault> {
         let Request { owner, state, part } = self.read_key(key)?;
         match part {
-            StatePart::Bag => {
-                self.write(&owner, |cells| cells.bags.change(state, |bag| bag.appended.append(data)))
-            }
-            StatePart::MapKey(map_key) => {
-                self.write(&owner, |cells| cells.multimaps.change(state, |map| map.append(map_key, data)))
-            }
+            StatePart::Bag => self.write(&owner, |cells, storage| {
+                cells.bags.change(state, |bag| bag.appended.append(data, storage))
+            }),
+            StatePart::MapKey(map_key) => self.write(&owner, |cells, storage| {
+                cells.multimaps.change(state, |map| map.append(map_key, data, storage))
+            }),
             StatePart::OrderedList(_) => {
-                let appended =
-                    self.write(&owner, |cells| cells.ordered_lists.change(state, |list| list.append(&data)));
-                return appended.map_err(|fault| fault.at(&self.store.stage));
+                let appended = self.write(&owner, |cells, storage| {
+                    cells.ordered_lists.change(state, |list| list.append(&data, storage))
+                });
+                appended.map_err(|fault| fault.at(&self.store.stage))
             }
-            StatePart::MapKeys | StatePart::MapEntries(_) => {
-                return Err(Fault::environment(format!(
-                    "{}: a worker appended to the keys of a map as a whole, which can only be read and cleared",
-                    self.store.stage
-                )));
-            }
+            StatePart::MapKeys | StatePart::MapEntries(_) => Err(Fault::environment(format!(
+                "{}: a worker appended to the keys of a map as a whole, which can only be read and cleared",
+                self.store.stage
+            ))),
         }
-        Ok(())
     }
 
     fn clear(&self, key: &StateKey) -> Result<(), Fault> {
         let Request { owner, state, part } = self.read_key(key)?;
-        match part {
-            StatePart::Bag => self.write(&owner, |cells| cells.bags.change(state, BagWrites::clear)),
-            StatePart::MapKey(map_key) => {
-                self.write(&owner, |cells| cells.multimaps.change(state, |map| map.clear_key(map_key)))
-            }
-            StatePart::MapKeys | StatePart::MapEntries(_) => {
-                self.write(&owner, |cells| cells.multimaps.change(state, MultimapWrites::clear))
-            }
-            StatePart::OrderedList(None) => {}
-            StatePart::OrderedList(Some(span)) => {
-                self.write(&owner, |cells| cells.ordered_lists.change(state, |list| list.clear(span)))
-            }
+        if matches!(part, StatePart::OrderedList(None)) {
+            return Ok(());
         }
-        Ok(())
+        self.write(&owner, |cells, _| {
+            match part {
+                StatePart::Bag => cells.bags.change(state, BagWrites::clear),
+                StatePart::MapKey(map_key) => cells.multimaps.change(state, |map| map.clear_key(map_key)),
+                StatePart::MapKeys | StatePart::MapEntries(_) => {
+                    cells.multimaps.change(state, MultimapWrites::clear)
+                }
+                StatePart::OrderedList(None) => {}
+                StatePart::OrderedList(Some(span)) => {
+                    cells.ordered_lists.change(state, |list| list.clear(span))
+                }
+            }
+            Ok(())
+        })
     }
 }
 
@@ -281,22 +326,24 @@ impl CellWrites {
         self.base.take()
     }
 
-    fn bytes(&self) -> u64 {
+    pub(super) fn bytes(&self) -> u64 {
         let bags: u64 = self.bags.iter().map(|bag| bag.appended.bytes()).sum();
         let multimaps: u64 = self.multimaps.iter().map(MultimapWrites::bytes).sum();
         bags + multimaps + self.ordered_lists.iter().map(OrderedListWrites::bytes).sum::<u64>()
     }
 
-    pub(super) fn commit(self, cells: &mut Cells) {
+    /// Errors: the storage has no room.
+    pub(super) fn commit(self, cells: &mut Cells, storage: &dyn Storage) -> Result<(), Fault> {
         for (state, writes) in self.bags.into_iter() {
             // A bag to which nothing but no bytes was appended is as good as an empty one.
-            cells.bags.update(state, |bag| writes.commit(bag), |bag| bag.bytes() == 0);
+            cells.bags.update(state, |bag| writes.commit(bag, storage), |bag| bag.bytes() == 0)?;
         }
         for (state, writes) in self.multimaps.into_iter() {
-            cells.multimaps.update(state, |map| writes.commit(map), Multimap::is_empty);
+            cells.multimaps.update(state, |map| writes.commit(map, storage), Multimap::is_empty)?;
         }
         for (state, writes) in self.ordered_lists.into_iter() {
-            cells.ordered_lists.update(state, |list| writes.commit(list), OrderedList::is_empty);
+            cells.ordered_lists.update(state, |list| writes.commit(list, storage), OrderedList::is_empty)?;
         }
+        Ok(())
     }
 }

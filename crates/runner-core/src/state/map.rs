@@ -13,12 +13,12 @@ use super::merged_cells::absorb_values;
 use super::paging::{self, Part, bad_token};
 use super::values::Values;
 use crate::fault::Fault;
-use crate::ports::StatePage;
+use crate::ports::{StatePage, Storage};
 
 /// Values by map key (nested encoding). A key is there if something was appended for it, be it of no bytes.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Multimap {
-    keys: BTreeMap<Box<[u8]>, Values>,
+    pub(super) keys: BTreeMap<Box<[u8]>, Values>,
     bytes: u64,
 }
 
@@ -31,6 +31,11 @@ pub(super) struct MultimapWrites {
 }
 
 impl Multimap {
+    pub(super) fn of(keys: BTreeMap<Box<[u8]>, Values>) -> Self {
+        let bytes = keys.iter().map(|(key, values)| key.len() as u64 + values.bytes()).sum();
+        Self { keys, bytes }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -40,12 +45,14 @@ impl Multimap {
     }
 
     /// Adds what a later one holds. `one`: of the values of a key only the later ones stay.
-    pub(super) fn absorb(&mut self, later: &Self, one: bool) {
+    ///
+    /// Errors: the storage has no room.
+    pub(super) fn absorb(&mut self, later: &Self, one: bool, storage: &dyn Storage) -> Result<(), Fault> {
         for (map_key, values) in &later.keys {
             match self.keys.get_mut(map_key) {
                 Some(known) => {
                     self.bytes -= known.bytes();
-                    absorb_values(known, values, one);
+                    absorb_values(known, values, one, storage)?;
                     self.bytes += known.bytes();
                 }
                 None => {
@@ -54,13 +61,17 @@ impl Multimap {
                 }
             }
         }
+        Ok(())
     }
 }
 
 impl MultimapWrites {
-    pub(super) fn append(&mut self, map_key: &[u8], data: Bytes) {
-        self.bytes += data.len() as u64;
-        self.of(map_key).appended.append(data);
+    /// Errors: the storage has no room.
+    pub(super) fn append(&mut self, map_key: &[u8], data: Bytes, storage: &dyn Storage) -> Result<(), Fault> {
+        let bytes = data.len() as u64;
+        self.of(map_key).appended.append(data, storage)?;
+        self.bytes += bytes;
+        Ok(())
     }
 
     pub(super) fn clear_key(&mut self, map_key: &[u8]) {
@@ -78,7 +89,8 @@ impl MultimapWrites {
         self.bytes
     }
 
-    pub(super) fn commit(self, committed: &mut Multimap) {
+    /// Errors: the storage has no room.
+    pub(super) fn commit(self, committed: &mut Multimap, storage: &dyn Storage) -> Result<(), Fault> {
         if self.cleared {
             *committed = Multimap::default();
         }
@@ -91,12 +103,13 @@ impl MultimapWrites {
                 }
                 None => Values::default(),
             };
-            writes.commit(&mut values);
+            writes.commit(&mut values, storage)?;
             if !values.is_empty() {
                 committed.bytes += key_bytes + values.bytes();
                 committed.keys.insert(map_key, values);
             }
         }
+        Ok(())
     }
 
     fn of(&mut self, map_key: &[u8]) -> &mut BagWrites {
@@ -134,7 +147,7 @@ impl<'a> MultimapView<'a> {
         let entries = self.present(continuation)?.map(|(key, committed, writes)| {
             let mut entry = key.to_vec();
             entry.extend_from_slice(&count(values, committed, writes)?.to_be_bytes());
-            bag::parts(committed, writes).for_each(|part| entry.extend_from_slice(part.as_slice()));
+            bag::parts(committed, writes).try_for_each(|part| part.append_to(&mut entry))?;
             Ok((key, Part::Made(entry)))
         });
         paging::page(entries, token)
@@ -171,7 +184,7 @@ fn count(values: &MapValues, committed: Option<&Values>, writes: Option<&BagWrit
     let MapValues::Many(coder) = values else { return Ok(1) };
     let mut count: u64 = 0;
     for part in bag::parts(committed, writes) {
-        count = count.saturating_add(elements(coder, part.as_slice()).map_err(malformed)?);
+        count = count.saturating_add(elements(coder, &part.read()?).map_err(malformed)?);
     }
     if count == 0 {
         // Values of no bytes: SDKs append them one by one.

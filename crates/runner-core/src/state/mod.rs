@@ -9,6 +9,9 @@
 //! Where windows merge, the store knows which windows each key has ([`active_windows`]), and a bundle's windows
 //! are merged before it runs ([`BundleState::merge_windows`]).
 //!
+//! What does not fit in memory is in the storage: pages of large values ([`values`]), and shares of the keys that nobody has
+//! asked for lately ([`partition`], [`codec`]).
+//!
 //! Values are stored as the SDK encoded them. What an SDK appends in one request holds whole elements; where
 //! one of them ends is known to the SDK alone, so pages are cut between appends only.
 
@@ -16,11 +19,14 @@ mod active_windows;
 mod bag;
 mod bundle;
 mod cache;
+mod cells;
+mod codec;
 mod map;
 mod merge;
 mod merged_cells;
 mod ordered_list;
 mod paging;
+mod partition;
 mod store;
 #[cfg(test)]
 mod tests;

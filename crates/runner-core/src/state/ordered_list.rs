@@ -9,13 +9,13 @@ use super::merge::merge;
 use super::paging::{self, bad_token};
 use super::values::Values;
 use crate::fault::Fault;
-use crate::ports::StatePage;
+use crate::ports::{StatePage, Storage};
 
 /// Encoded elements by sort key, those of one in the order in which they were added. An element is the sort
 /// key as a varint and the value with its length before it.
 #[derive(Clone, Debug, Default)]
 pub(super) struct OrderedList {
-    elements: BTreeMap<i64, Values>,
+    pub(super) elements: BTreeMap<i64, Values>,
     bytes: u64,
 }
 
@@ -69,6 +69,11 @@ impl Ranges {
 }
 
 impl OrderedList {
+    pub(super) fn of(elements: BTreeMap<i64, Values>) -> Self {
+        let bytes = elements.values().map(Values::bytes).sum();
+        Self { elements, bytes }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.elements.is_empty()
     }
@@ -78,20 +83,23 @@ impl OrderedList {
     }
 
     /// Adds the elements of a later one, those of one sort key after those that are there.
-    pub(super) fn absorb(&mut self, later: &Self) {
+    ///
+    /// Errors: the storage has no room.
+    pub(super) fn absorb(&mut self, later: &Self, storage: &dyn Storage) -> Result<(), Fault> {
         self.bytes += later.bytes;
         for (key, values) in &later.elements {
-            self.elements.entry(*key).or_default().extend(values.clone());
+            self.elements.entry(*key).or_default().extend(values.clone(), storage)?;
         }
+        Ok(())
     }
 }
 
 impl OrderedListWrites {
-    /// Errors: `data` is not elements as an ordered list has them. Nothing is appended then.
-    pub(super) fn append(&mut self, data: &Bytes) -> Result<(), Fault> {
+    /// Errors: `data` is not elements as an ordered list has them; nothing is appended then. Or the storage has no room.
+    pub(super) fn append(&mut self, data: &Bytes, storage: &dyn Storage) -> Result<(), Fault> {
         for (key, element) in split(data)? {
             self.bytes += element.len() as u64;
-            self.added.entry(key).or_default().append(element);
+            self.added.entry(key).or_default().append(element, storage)?;
         }
         Ok(())
     }
@@ -105,14 +113,16 @@ impl OrderedListWrites {
         self.bytes
     }
 
-    pub(super) fn commit(self, committed: &mut OrderedList) {
+    /// Errors: the storage has no room.
+    pub(super) fn commit(self, committed: &mut OrderedList, storage: &dyn Storage) -> Result<(), Fault> {
         for (first, last) in self.removed.0 {
             committed.bytes -= remove(&mut committed.elements, Span { first, last });
         }
         committed.bytes += self.bytes;
         for (key, values) in self.added {
-            committed.elements.entry(key).or_default().extend(values);
+            committed.elements.entry(key).or_default().extend(values, storage)?;
         }
+        Ok(())
     }
 }
 

@@ -1,16 +1,26 @@
 //! What is committed.
+//!
+//! Keys are divided into shares, as a stage's input is. What of them does not fit in memory is written down share by share, those
+//! that were asked for longest ago first, and read back when somebody asks for a key of it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, TryLockError};
 
 use bytes::Bytes;
 
 use super::active_windows::ActiveWindows;
-use super::bundle::{BundleState, CellWrites, Owner, WindowChange, Writes};
-use super::map::Multimap;
-use super::ordered_list::OrderedList;
-use super::values::Values;
+use super::bundle::{BundleState, WindowChange, Writes};
+use super::cells::Cells;
+use super::partition::Partition;
 use super::{UserState, UserStateKind};
+use crate::fault::Fault;
+use crate::ports::{Reservation, Storage};
+use crate::runner_transforms::elements::{PARTITIONS, partition_of};
+
+/// A store keeps this part of the budget in memory, even if there is no room: else what is asked for next might have to be read
+/// every time.
+const KEPT_IN_BUDGET: u64 = 32;
 
 /// All user state of one stage of one job: committed values only.
 pub struct StateStore {
@@ -20,7 +30,12 @@ pub struct StateStore {
     declared: HashMap<String, HashMap<String, Declared>>,
     /// By number.
     kinds: Vec<UserStateKind>,
-    committed: RwLock<Committed>,
+    pub(super) storage: Arc<dyn Storage>,
+    partitions: Vec<Mutex<Partition>>,
+    /// Counts up whenever a partition is asked for something.
+    clock: AtomicU64,
+    /// Of stages whose windows merge.
+    active: RwLock<(ActiveWindows, Reservation)>,
 }
 
 /// A state of the stage.
@@ -31,34 +46,15 @@ pub(super) struct Declared {
 
 /// Tells the states of a stage apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct StateNumber(u32);
-
-/// By window, then key: both encoded. There are few windows and many keys.
-#[derive(Default)]
-struct Committed {
-    windows: HashMap<Box<[u8]>, ByKey>,
-    bytes: u64,
-    /// Of stages whose windows merge.
-    active: ActiveWindows,
-}
-
-type ByKey = HashMap<Box<[u8]>, Arc<Cells>>;
-
-/// All state of a key in a window. None of it is empty.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Cells {
-    pub(super) bags: ByState<Values>,
-    pub(super) multimaps: ByState<Multimap>,
-    pub(super) ordered_lists: ByState<OrderedList>,
-}
-
-/// Something for each of a few states. There may be one of these for each of very many keys.
-#[derive(Clone, Debug)]
-pub(super) struct ByState<T>(Vec<(StateNumber, T)>);
+pub(super) struct StateNumber(pub(super) u32);
 
 impl StateStore {
     /// Empty. `stage` is for messages; a worker can ask for the declared states only.
-    pub fn new(stage: impl Into<String>, states: impl IntoIterator<Item = UserState>) -> Self {
+    pub fn new(
+        stage: impl Into<String>,
+        states: impl IntoIterator<Item = UserState>,
+        storage: Arc<dyn Storage>,
+    ) -> Self {
         let mut declared: HashMap<String, HashMap<String, Declared>> = HashMap::new();
         let mut kinds = Vec::new();
         for (number, UserState { transform_id, state_id, kind }) in (0..).zip(states) {
@@ -66,7 +62,9 @@ impl StateStore {
             let state = Declared { number: StateNumber(number), kind };
             declared.entry(transform_id).or_default().insert(state_id, state);
         }
-        Self { stage: stage.into(), declared, kinds, committed: RwLock::default() }
+        let partitions = (0..PARTITIONS).map(|_| Mutex::new(Partition::new(storage.as_ref()))).collect();
+        let active = RwLock::new((ActiveWindows::default(), storage.budget().reserve(0)));
+        Self { stage: stage.into(), declared, kinds, storage, partitions, clock: AtomicU64::new(0), active }
     }
 
     /// The state for one attempt of a bundle. No two that run at a time may use the same key.
@@ -76,191 +74,141 @@ impl StateStore {
 
     /// Forgets all state of the windows that have expired.
     pub fn expire(&self, has_expired: impl Fn(&[u8]) -> bool) {
-        let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        let Committed { windows, bytes: total, active } = &mut *committed;
-        active.expire(&has_expired);
-        windows.retain(|window, keys| {
-            let expired = has_expired(window);
-            if expired {
-                *total -= keys.iter().map(|(key, cells)| bytes(window, key, cells)).sum::<u64>();
+        {
+            let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+            let (windows, reserved) = &mut *active;
+            windows.expire(&has_expired);
+            reserved.resize(windows.memory());
+        }
+        for partition in &self.partitions {
+            partition.lock().unwrap_or_else(PoisonError::into_inner).expire(&has_expired);
+        }
+    }
+
+    /// If there is no room, gives what was asked for longest ago to the storage. Waits for a disk.
+    ///
+    /// Errors: the storage has no room either.
+    pub fn make_room(&self) -> Result<(), Fault> {
+        let budget = self.storage.budget();
+        if !budget.is_over() {
+            return Ok(());
+        }
+        self.storage.make_room()?;
+        let mut in_memory: Vec<_> = self.partitions.iter().filter_map(candidate).collect();
+        in_memory.sort_unstable_by_key(|(used, ..)| *used);
+        let mut left: u64 = in_memory.iter().map(|(_, memory, _)| memory).sum();
+        for (_, memory, partition) in in_memory {
+            if !budget.is_over() || left <= budget.limit() / KEPT_IN_BUDGET {
+                break;
             }
-            !expired
-        });
+            if let Some(mut partition) = free(partition) {
+                partition.evict(self.storage.as_ref())?;
+                left = left.saturating_sub(memory);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether [`Self::make_room`] may have to do something.
+    pub fn has_to_make_room(&self) -> bool {
+        self.storage.budget().is_over()
     }
 
     /// Bytes of keys, windows and values.
-    pub fn bytes(&self) -> u64 {
-        self.committed.read().unwrap_or_else(PoisonError::into_inner).bytes
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> u64 {
+        self.count(|cells| cells.bytes())
     }
 
     /// How many keys have state, counted once for each window.
-    pub fn cells(&self) -> usize {
-        let committed = self.committed.read().unwrap_or_else(PoisonError::into_inner);
-        committed.windows.values().map(HashMap::len).sum()
+    #[cfg(test)]
+    pub(super) fn cells(&self) -> u64 {
+        self.count(|cells| cells.count() as u64)
+    }
+
+    #[cfg(test)]
+    fn count(&self, count: impl Fn(&super::partition::Committed) -> u64) -> u64 {
+        let partitions = self.partitions.iter().map(|partition| partition.lock().unwrap());
+        partitions.map(|mut partition| count(partition.settled(self.storage.as_ref()).unwrap())).sum()
     }
 
     pub(super) fn declared(&self, transform_id: &str, state_id: &str) -> Option<&Declared> {
         self.declared.get(transform_id)?.get(state_id)
     }
 
-    pub(super) fn cells_of(&self, window: &[u8], key: &[u8]) -> Option<Arc<Cells>> {
-        let committed = self.committed.read().unwrap_or_else(PoisonError::into_inner);
-        committed.windows.get(window)?.get(key).cloned()
+    /// May wait for a disk.
+    ///
+    /// Errors: it cannot be read back, or there is no room for it.
+    pub(super) fn cells_of(&self, window: &[u8], key: &[u8]) -> Result<Option<Arc<Cells>>, Fault> {
+        let Some(partition) = self.partitions.get(usize::from(partition_of(key).0)) else { return Ok(None) };
+        let cells = {
+            let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
+            partition.used = self.clock.fetch_add(1, Ordering::Relaxed);
+            partition.settled(self.storage.as_ref())?.get(window, key).cloned()
+        };
+        self.make_room()?;
+        Ok(cells)
     }
 
     /// The windows of a key, if they merge.
     pub(super) fn active_windows(&self, key: &[u8]) -> Vec<Bytes> {
-        self.committed.read().unwrap_or_else(PoisonError::into_inner).active.of(key)
+        self.active.read().unwrap_or_else(PoisonError::into_inner).0.of(key)
     }
 
     /// What windows of a key hold together. Not copied if only one holds anything.
-    pub(super) fn merged_cells(&self, key: &[u8], windows: &[Bytes]) -> Arc<Cells> {
-        let mut cells = windows.iter().filter_map(|window| self.cells_of(window, key));
-        let Some(mut merged) = cells.next() else { return Arc::default() };
-        cells.for_each(|later| Arc::make_mut(&mut merged).absorb(&later, |state| self.kind(state)));
-        merged
+    ///
+    /// Errors: as [`Self::cells_of`].
+    pub(super) fn merged_cells(&self, key: &[u8], windows: &[Bytes]) -> Result<Arc<Cells>, Fault> {
+        let mut merged: Option<Arc<Cells>> = None;
+        for window in windows {
+            let Some(cells) = self.cells_of(window, key)? else { continue };
+            match &mut merged {
+                None => merged = Some(cells),
+                Some(merged) => {
+                    let storage = self.storage.as_ref();
+                    Arc::make_mut(merged).absorb(&cells, |state| self.kind(state), storage)?;
+                }
+            }
+        }
+        Ok(merged.unwrap_or_default())
     }
 
     fn kind(&self, state: StateNumber) -> Option<&UserStateKind> {
         self.kinds.get(usize::try_from(state.0).ok()?)
     }
 
-    /// Applies all writes, or none to whoever looks.
-    pub(super) fn apply(&self, mut writes: Writes, windows: Vec<WindowChange>) {
-        let mut committed = self.committed.write().unwrap_or_else(PoisonError::into_inner);
-        windows.into_iter().for_each(|change| committed.active.change(change));
-        // First all that is replaced is removed, so that nobody else has what takes a place, and it need not be
-        // copied to be written to.
-        let bases: Vec<_> = writes
-            .iter_mut()
-            .filter_map(|(owner, writes)| {
-                let base = writes.take_base()?;
-                committed.remove(&owner.window, &owner.key);
-                Some((owner.clone(), base))
-            })
-            .collect();
-        for (Owner { window, key }, base) in bases {
-            committed.insert(&window, &key, base);
+    /// Takes in all writes: whoever asks for a key from now on sees those of it. Nothing is waited for.
+    pub(super) fn apply(&self, writes: Writes, windows: Vec<WindowChange>) {
+        if !windows.is_empty() {
+            let mut active = self.active.write().unwrap_or_else(PoisonError::into_inner);
+            let (known, reserved) = &mut *active;
+            windows.into_iter().for_each(|change| known.change(change));
+            reserved.resize(known.memory());
         }
+        let mut by_partition: HashMap<_, Writes> = HashMap::new();
         for (owner, writes) in writes {
-            committed.apply(&owner.window, &owner.key, writes);
+            by_partition.entry(partition_of(&owner.key)).or_default().insert(owner, writes);
         }
-    }
-}
-
-impl Committed {
-    fn apply(&mut self, window: &[u8], key: &[u8], writes: CellWrites) {
-        match self.windows.get_mut(window).and_then(|keys| keys.get_mut(key)) {
-            Some(cells) => {
-                let before = bytes(window, key, cells);
-                // Nobody else looks at this key now, so nothing is copied.
-                writes.commit(Arc::make_mut(cells));
-                self.bytes = self.bytes - before + bytes(window, key, cells);
-                if cells.is_empty() {
-                    self.remove(window, key);
-                }
-            }
-            None => {
-                let mut cells = Cells::default();
-                writes.commit(&mut cells);
-                self.insert(window, key, Arc::new(cells));
+        for (partition, writes) in by_partition {
+            if let Some(partition) = self.partitions.get(usize::from(partition.0)) {
+                let mut partition = partition.lock().unwrap_or_else(PoisonError::into_inner);
+                partition.commit(writes, self.storage.as_ref());
             }
         }
     }
-
-    fn remove(&mut self, window: &[u8], key: &[u8]) {
-        let Some(keys) = self.windows.get_mut(window) else { return };
-        if let Some(cells) = keys.remove(key) {
-            self.bytes -= bytes(window, key, &cells);
-        }
-        if keys.is_empty() {
-            self.windows.remove(window);
-        }
-    }
-
-    fn insert(&mut self, window: &[u8], key: &[u8], cells: Arc<Cells>) {
-        if cells.is_empty() {
-            return;
-        }
-        self.bytes += bytes(window, key, &cells);
-        match self.windows.get_mut(window) {
-            Some(keys) => drop(keys.insert(key.into(), cells)),
-            None => drop(self.windows.insert(window.into(), HashMap::from([(key.into(), cells)]))),
-        }
-    }
 }
 
-fn bytes(window: &[u8], key: &[u8], cells: &Cells) -> u64 {
-    window.len() as u64 + key.len() as u64 + cells.bytes()
+/// When a partition was last asked for something, and what it has in memory. Not if somebody is at it now.
+fn candidate(partition: &Mutex<Partition>) -> Option<(u64, u64, &Mutex<Partition>)> {
+    let (used, memory) = free(partition).map(|partition| (partition.used, partition.memory()))?;
+    (memory > 0).then_some((used, memory, partition))
 }
 
-impl Cells {
-    fn bytes(&self) -> u64 {
-        let bags: u64 = self.bags.iter().map(Values::bytes).sum();
-        let multimaps: u64 = self.multimaps.iter().map(Multimap::bytes).sum();
-        bags + multimaps + self.ordered_lists.iter().map(OrderedList::bytes).sum::<u64>()
-    }
-
-    fn is_empty(&self) -> bool {
-        self.bags.0.is_empty() && self.multimaps.0.is_empty() && self.ordered_lists.0.is_empty()
-    }
-}
-
-impl<T> Default for ByState<T> {
-    fn default() -> Self {
-        Self(Vec::new())
-    }
-}
-
-impl<T> ByState<T> {
-    pub(super) fn get(&self, state: StateNumber) -> Option<&T> {
-        self.0.iter().find(|(number, _)| *number == state).map(|(_, value)| value)
-    }
-
-    pub(super) fn iter(&self) -> impl Iterator<Item = &T> {
-        self.0.iter().map(|(_, value)| value)
-    }
-
-    pub(super) fn iter_numbered(&self) -> impl Iterator<Item = (StateNumber, &T)> {
-        self.0.iter().map(|(number, value)| (*number, value))
-    }
-
-    /// Lets `change` have the state's value, or a new one, and keeps it unless it is `empty` then.
-    pub(super) fn update<R>(
-        &mut self,
-        state: StateNumber,
-        change: impl FnOnce(&mut T) -> R,
-        empty: impl FnOnce(&T) -> bool,
-    ) -> R
-    where
-        T: Default,
-    {
-        let index = match self.0.iter().position(|(number, _)| *number == state) {
-            Some(index) => index,
-            None => {
-                // Most keys have as many states as this, so no room is left for more.
-                self.0.reserve_exact(1);
-                self.0.push((state, T::default()));
-                self.0.len() - 1
-            }
-        };
-        let value = &mut self.0[index].1;
-        let changed = change(value);
-        if empty(value) {
-            self.0.swap_remove(index);
-        }
-        changed
-    }
-
-    /// The same for values that are always kept.
-    pub(super) fn change<R>(&mut self, state: StateNumber, change: impl FnOnce(&mut T) -> R) -> R
-    where
-        T: Default,
-    {
-        self.update(state, change, |_| false)
-    }
-
-    pub(super) fn into_iter(self) -> impl Iterator<Item = (StateNumber, T)> {
-        self.0.into_iter()
+/// The partition, if nobody is at it now.
+fn free(partition: &Mutex<Partition>) -> Option<MutexGuard<'_, Partition>> {
+    match partition.try_lock() {
+        Ok(partition) => Some(partition),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
     }
 }

@@ -6,9 +6,10 @@ use std::sync::{Arc, PoisonError};
 use async_trait::async_trait;
 use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
 use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
-use runner_core::executor::{Execution, Progress, Wish, run};
+use runner_core::executor::{Clock, Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
+use runner_core::ports::Storage;
 use tokio::sync::watch;
 
 use super::NativeConfig;
@@ -55,15 +56,16 @@ impl PipelineResult for NativeJob {
 pub(super) fn start(
     bridge: &FnHarnessBridge,
     config: &NativeConfig,
+    storage: Arc<dyn Storage>,
     invocation: JobInvocation,
 ) -> Arc<dyn PipelineResult> {
     let progress = Arc::new(Progress { meters: bridge.meters().clone(), ..Progress::default() });
     let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
     let job = NativeJob { progress: progress.clone(), wish, outcome };
-    let (bridge, config) = (bridge.clone(), *config);
+    let (bridge, config) = (bridge.clone(), config.clone());
     tokio::spawn(async move {
-        let outcome = execute(&bridge, &config, invocation, progress, wished).await;
+        let outcome = execute(&bridge, &config, storage, invocation, progress, wished).await;
         ended.send_replace(Some(outcome));
     });
     Arc::new(job)
@@ -72,6 +74,7 @@ pub(super) fn start(
 async fn execute(
     bridge: &FnHarnessBridge,
     config: &NativeConfig,
+    storage: Arc<dyn Storage>,
     invocation: JobInvocation,
     progress: Arc<Progress>,
     wish: watch::Receiver<Wish>,
@@ -97,23 +100,37 @@ async fn execute(
         logs: Arc::new(logs),
     });
     invocation.listener.running();
+    let spilled_before = storage.budget().spilled();
     let execution = Execution {
         plan,
         workers: workers.clone(),
-        policy: settings.policy,
+        policy: settings.policy.within(config.memory_limit),
         inject: settings.inject,
         progress: progress.clone(),
+        storage: storage.clone(),
         wish,
+        clock: Clock::Machine,
+        last_timers: settings.last_timers,
     };
     let outcome = run(execution).await;
     workers.close().await;
-    report(&progress, invocation.listener.as_ref());
+    let spilled = storage.budget().spilled().saturating_sub(spilled_before);
+    report(&progress, spilled, invocation.listener.as_ref());
     outcome
 }
 
-fn report(progress: &Progress, listener: &dyn JobListener) {
+/// `spilled`: bytes of all jobs that went from memory to disk while this one ran.
+fn report(progress: &Progress, spilled: u64, listener: &dyn JobListener) {
+    for warning in progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        listener.message(Importance::Warning, warning);
+    }
     let committed = progress.bundles_committed.load(Ordering::Relaxed);
     let failed = progress.bundles_failed.load(Ordering::Relaxed);
     let text = format!("{committed} bundles committed, {failed} attempts failed");
     listener.message(Importance::Detailed, text);
+    if spilled > 0 {
+        let text = format!("{spilled} bytes that did not fit in memory were written to disk");
+        tracing::info!("while a job ran {text}");
+        listener.message(Importance::Detailed, text);
+    }
 }

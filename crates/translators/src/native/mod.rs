@@ -4,6 +4,7 @@ mod job;
 mod logs;
 mod options;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -12,6 +13,9 @@ use fn_harness_bridge::{FnHarnessBridge, check_environment};
 use runner_core::backend::{JobInvocation, PipelineOption, PipelineResult, PortablePipelineRunner, Refusal};
 use runner_core::options::PipelineOptions;
 use runner_core::plan::{ExecutionPlan, PlanError, PlanGrain, plan_pipeline};
+use runner_core::ports::{MemoryBudget, Storage};
+use state_store::DiskStorage;
+pub use state_store::Error as StorageError;
 
 use options::JobSettings;
 
@@ -19,18 +23,27 @@ use options::JobSettings;
 pub struct NativeRunner {
     bridge: FnHarnessBridge,
     config: NativeConfig,
+    /// All jobs share it.
+    storage: Arc<dyn Storage>,
 }
 
 /// What the server was told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct NativeConfig {
     /// Worker processes (or threads) to start for each environment of a job that does not say.
     pub sdk_worker_parallelism: usize,
+    /// Bytes of memory for the data of all jobs. What is more goes to disk.
+    pub memory_limit: u64,
+    /// Where to; made if it is not there.
+    pub spill_dir: PathBuf,
 }
 
 impl NativeRunner {
-    pub fn new(bridge: FnHarnessBridge, config: NativeConfig) -> Self {
-        Self { bridge, config }
+    /// # Errors
+    /// No files can be made in `spill_dir`.
+    pub fn new(bridge: FnHarnessBridge, config: NativeConfig) -> Result<Self, StorageError> {
+        let storage = DiskStorage::new(MemoryBudget::new(config.memory_limit), &config.spill_dir)?;
+        Ok(Self { bridge, config, storage: Arc::new(storage) })
     }
 }
 
@@ -62,7 +75,7 @@ impl PortablePipelineRunner for NativeRunner {
     }
 
     async fn run(&self, invocation: JobInvocation) -> Arc<dyn PipelineResult> {
-        job::start(&self.bridge, &self.config, invocation)
+        job::start(&self.bridge, &self.config, self.storage.clone(), invocation)
     }
 }
 

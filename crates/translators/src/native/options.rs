@@ -1,7 +1,9 @@
 //! The pipeline options that the native backend reads.
 
+use std::time::Duration;
+
 use runner_core::backend::{OptionKind, PipelineOption};
-use runner_core::engine::BundlePolicy;
+use runner_core::engine::{BundlePolicy, LAST_TIMERS};
 use runner_core::executor::FaultInjection;
 use runner_core::options::PipelineOptions;
 use runner_core::plan::{ExecutionPlan, PlanGrain};
@@ -13,6 +15,9 @@ const SDK_WORKERS: &str = "sdk_workers";
 const SDK_WORKER_PARALLELISM: &str = "sdk_worker_parallelism";
 const ENVIRONMENT_TYPE: &str = "environment_type";
 const INJECT_BUNDLE_FAILURES: &str = "inject_bundle_failures";
+const LAST_TIMERS_SECONDS: &str = "last_timers_seconds";
+/// Who wants more time than this wants a job that does not end.
+const MOST_LAST_TIMERS_SECONDS: i64 = 7 * 24 * 3600;
 /// More workers than this for one environment is a typing error.
 const MAX_PARALLELISM: i64 = 1024;
 
@@ -31,6 +36,13 @@ pub(super) fn describe() -> Vec<PipelineOption> {
             description: "How many SDK workers to start for each environment. Not given: --sdk_worker_parallelism \
                           if that is more than 1, else one for LOOPBACK and the server's own setting for others.",
             default: "",
+        },
+        PipelineOption {
+            name: LAST_TIMERS_SECONDS,
+            kind: OptionKind::Integer,
+            description: "How long after the end of a step's input its processing-time timers may go on setting \
+                          others. Then the job fails or, if it is drained, leaves them out.",
+            default: "60",
         },
         PipelineOption {
             name: INJECT_BUNDLE_FAILURES,
@@ -58,6 +70,8 @@ pub(super) struct JobSettings {
     /// Workers for each environment.
     pub(super) workers: usize,
     pub(super) inject: FaultInjection,
+    /// How long processing-time timers may go on setting others when no more input comes.
+    pub(super) last_timers: Duration,
 }
 
 impl JobSettings {
@@ -80,7 +94,16 @@ impl JobSettings {
                 return Err(format!("--{INJECT_BUNDLE_FAILURES} is none or first_attempt, not {other:?}"));
             }
         };
-        Ok(Self { grain, policy, workers, inject })
+        let last_timers = match options.integer(LAST_TIMERS_SECONDS)? {
+            None => LAST_TIMERS,
+            Some(seconds @ 0..=MOST_LAST_TIMERS_SECONDS) => Duration::from_secs(seconds.unsigned_abs()),
+            Some(other) => {
+                return Err(format!(
+                    "--{LAST_TIMERS_SECONDS} is 0 to {MOST_LAST_TIMERS_SECONDS}, not {other}"
+                ));
+            }
+        };
+        Ok(Self { grain, policy, workers, inject, last_timers })
     }
 }
 

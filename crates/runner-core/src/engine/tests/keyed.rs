@@ -20,12 +20,17 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     let impulse = plan.impulse();
     let elements = plan.stage(impulse, &[], 1)[0];
     plan.stage(elements, &[], 0);
+    plan.last_stage().keyed = Some(keyed());
+    plan.build()
+}
+
+fn keyed() -> KeyedStage {
     let family = |(index, kind): (usize, &TimerKind)| TimerFamily {
         id: format!("family{index}"),
         kind: *kind,
         coder: Arc::new(Coder::Bytes),
     };
-    plan.last_stage().keyed = Some(KeyedStage {
+    KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
         merging: crate::plan::Merging::Never,
@@ -33,8 +38,7 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
         states: Vec::new(),
         time_sorted: false,
         allowed_lateness: 0,
-    });
-    plan.build()
+    }
 }
 
 fn of(partition: u16, data: &'static str) -> Block<&'static str> {
@@ -213,4 +217,124 @@ fn a_timer_fires_when_its_window_is_over_and_then_sets_no_more() {
     let second = fired(&actions);
     assert_eq!(second.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [[(0, "b".to_owned(), 30)]]);
     assert_eq!(outcome(&engine.step(NOW, done(second[0].0, Vec::new()))).as_deref(), Some("done"));
+}
+
+/// What the one gives out by its timers is input of the other, of which all comes before its timers fire.
+#[test]
+fn on_bounded_input_the_timers_of_a_later_stage_wait_for_those_of_an_earlier_one() {
+    let mut plan = PlanBuilder::new();
+    let mut input = plan.impulse();
+    for _ in 0..2 {
+        let output = plan.stage(input, &[], 1)[0];
+        plan.last_stage().keyed = Some(keyed());
+        input = output;
+    }
+    let (mut engine, actions) = start(plan.build(), 4, BundlePolicy::DEFAULT);
+    let output = CollectionId(1);
+    let set_one = |bundle, outputs| EngineEvent::BundleSucceeded {
+        bundle,
+        attempt: Attempt(1),
+        outputs,
+        residuals: Vec::new(),
+        timers: vec![set(0, "a", 10)],
+    };
+    let elements = vec![(output, vec![of(1, "element")])];
+    let actions = engine.step(NOW, set_one(run(&actions), elements));
+    let [(1, early, ..), ..] = runs(&actions)[..] else { panic!("{actions:?}") };
+    assert_eq!(runs(&actions).len(), 1, "{actions:?}");
+    let made = succeeded(early, 1, vec![(output, vec![of(1, "made by a timer")])]);
+    let actions = engine.step(NOW, made);
+    let late = runs(&actions);
+    assert_eq!(late[0].3, ["element", "made by a timer"]);
+    let actions = engine.step(NOW, set_one(late[0].1, Vec::new()));
+    assert_eq!(fired(&actions)[0].1, [(0, "a".to_owned(), 10)]);
+}
+
+/// It could not keep what it waits with otherwise.
+#[test]
+fn state_is_there_for_processing_time_timers_that_fire_at_the_end() {
+    let (mut engine, actions) = start(keyed_plan(true), 4, BundlePolicy::DEFAULT);
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(CollectionId(1), vec![of(0, "a")])]));
+    let expires = |actions: &[EngineAction<&'static str>]| {
+        let expires = actions.iter().filter_map(|action| match action {
+            EngineAction::Expire { watermark, .. } => Some(*watermark),
+            _ => None,
+        });
+        expires.max()
+    };
+    let hour = NOW.saturating_add(3_600_000).millis();
+    let actions = engine.step(NOW, done(run(&actions), vec![set(1, "a", hour)]));
+    assert_eq!(fired(&actions)[0].1, [(1, "a".to_owned(), hour)]);
+    assert!(expires(&actions) <= Some(EventTime::GLOBAL_WINDOW_MAX), "{actions:?}");
+    let actions = engine.step(NOW, done(fired(&actions)[0].0, Vec::new()));
+    assert_eq!(expires(&actions), Some(EventTime::MAX));
+    assert_eq!(outcome(&actions).as_deref(), Some("done"));
+}
+
+/// A stage with a processing-time timer that fires for `key` in the only bundle of `actions`.
+#[track_caller]
+fn fires(actions: &[EngineAction<&'static str>], key: &str) -> BundleId {
+    let bundles = fired(actions);
+    let [(bundle, timers)] = &bundles[..] else { panic!("{actions:?}") };
+    assert_eq!(timers.iter().map(|timer| timer.1.as_str()).collect::<Vec<_>>(), [key]);
+    *bundle
+}
+
+/// Fires the first timer, which sets itself again, until the engine has something else to do than to wait; how often.
+fn fire_for_ever(
+    engine: &mut Names,
+    mut actions: Vec<EngineAction<&'static str>>,
+) -> (usize, Vec<EngineAction<&'static str>>) {
+    let (mut count, mut now) = (0, NOW);
+    loop {
+        let dropped = |action: &EngineAction<_>| matches!(action, EngineAction::TimersDropped { .. });
+        if actions.iter().any(dropped) {
+            return (count, actions);
+        } else if let Some((bundle, _)) = fired(&actions).first() {
+            count += 1;
+            actions = engine.step(now, done(*bundle, vec![set(1, "a", now.millis() + 3_600_000)]));
+        } else if let Some(at) = actions.iter().find_map(|action| match action {
+            EngineAction::WakeAt { at } => Some(*at),
+            _ => None,
+        }) {
+            now = at;
+            actions = engine.step(now, EngineEvent::Woken);
+        } else {
+            return (count, actions);
+        }
+    }
+}
+
+#[test]
+fn a_timer_that_is_set_for_ever_does_not_keep_a_job_from_failing_or_draining() {
+    let (mut engine, actions) = with_timers(vec![set(1, "a", 10)]);
+    let (count, actions) = fire_for_ever(&mut engine, actions);
+    assert!((10..20).contains(&count), "{count} times in {LAST_TIMERS:?}");
+    let why = outcome(&actions).unwrap();
+    assert!(why.contains("60 s after the end of its input"), "{why}");
+
+    let (mut engine, actions) = with_timers(vec![set(1, "a", 10), set(2, "a", 99)]);
+    engine.step(NOW, EngineEvent::DrainRequested);
+    let (count, actions) = fire_for_ever(&mut engine, actions);
+    assert!((10..20).contains(&count), "{count} times in {LAST_TIMERS:?}");
+    let [_, EngineAction::TimersDropped { count: 1, .. }, EngineAction::Run { .. }] = actions[..] else {
+        panic!("{actions:?}")
+    };
+    // What its key does on expiration still comes.
+    let last = fires(&actions, "a");
+    assert_eq!(outcome(&engine.step(NOW, done(last, Vec::new()))).as_deref(), Some("drained"));
+}
+
+#[test]
+fn timers_that_end_at_some_time_all_fire_and_in_order() {
+    let (mut engine, actions) = with_timers(vec![set(1, "a", 10), set(1, "a2", 50)]);
+    let bundles = fired(&actions);
+    assert_eq!(bundles[0].1.len(), 2, "of two keys");
+    // A turn later; the other timer of the same key is later still, and waits for it.
+    let again = vec![set(1, "a", 20)];
+    let actions = engine.step(NOW, done(bundles[0].0, again));
+    let wait = ProcessingTime(20);
+    assert!(matches!(actions[..], [EngineAction::Commit { .. }, EngineAction::WakeAt { at }] if at == wait));
+    let last = fires(&engine.step(wait, EngineEvent::Woken), "a");
+    assert_eq!(outcome(&engine.step(wait, done(last, Vec::new()))).as_deref(), Some("done"));
 }

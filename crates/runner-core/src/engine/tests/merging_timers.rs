@@ -45,7 +45,7 @@ fn timers(changes: Vec<TimerChange>) -> Timers {
 
 /// All of them: family, tag, window, when each is to fire, in the order in which they do.
 fn all(timers: &mut Timers) -> Vec<(usize, String, String, i64)> {
-    let times = Times { watermark: EventTime::MAX, now: ProcessingTime(i64::MAX), idle: true };
+    let times = Times { watermark: EventTime::MAX, now: ProcessingTime(i64::MAX), idle: true, turn: None };
     let mut all = Vec::new();
     loop {
         let due = timers.take_due(times, &HashSet::new(), usize::MAX);
@@ -91,7 +91,8 @@ fn what_is_set_for_the_end_of_a_window_or_later_follows_the_end() {
 fn a_moved_timer_fires_when_its_new_window_is_over_at_the_latest() {
     let beyond = 10 + LATENESS + 50;
     let mut timers = timers(vec![set(EVENT, "", 10, beyond), merge(&[10], 30)]);
-    let at = |watermark| Times { watermark: EventTime(watermark), now: ProcessingTime(0), idle: true };
+    let at =
+        |watermark| Times { watermark: EventTime(watermark), now: ProcessingTime(0), idle: true, turn: None };
     assert!(timers.take_due(at(30 + LATENESS - 1), &HashSet::new(), 1).is_empty());
     assert_eq!(timers.take_due(at(30 + LATENESS), &HashSet::new(), 1).len(), 1);
 }

@@ -5,6 +5,7 @@ mod live_side_inputs;
 mod merging_timers;
 mod properties;
 mod simulation;
+mod splits;
 
 use std::sync::Arc;
 use std::time::Duration;

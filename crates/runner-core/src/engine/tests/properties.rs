@@ -9,6 +9,7 @@ use proptest::prelude::*;
 use super::super::bundle::Content;
 use super::super::clock::{Clock, PipelineClock};
 use super::super::holds::Holds;
+use super::super::last_turns::Turn;
 use super::super::stage::StageState;
 use super::super::timers::{Timers, Times};
 use super::*;
@@ -153,7 +154,7 @@ fn stage_ops() -> impl Strategy<Value = Vec<StageOp>> {
     prop::collection::vec(op, 1..40)
 }
 
-fn keyed() -> KeyedStage {
+pub(super) fn keyed() -> KeyedStage {
     let family = |kind: &TimerKind| TimerFamily {
         id: format!("{kind:?}"),
         kind: *kind,
@@ -225,7 +226,9 @@ proptest! {
                     timers.change(vec![TimerChange::Clear(timer.id)], &KINDS, &[], |fire| fire);
                 }
                 Op::Take { watermark, now, idle, locked, limit } => {
-                    let times = Times { watermark, now: ProcessingTime(now), idle };
+                    let over = watermark == EventTime::MAX && idle;
+                    let turn = over.then_some(Turn { set_before: u64::MAX, last: false });
+                    let times = Times { watermark, now: ProcessingTime(now), idle, turn };
                     let keys: HashSet<_> = locked.map(Partition).into_iter().collect();
                     let taken = timers.take_due(times, &keys, limit);
                     for (timer, partition) in &taken {
@@ -250,7 +253,7 @@ proptest! {
     #[test]
     fn stage_watermarks_by_a_naive_model(by_key in any::<bool>(), ops in stage_ops()) {
         let keyed = keyed();
-        let mut stage: StageState<u64> = StageState::new(0, by_key.then_some(&keyed));
+        let mut stage: StageState<u64> = StageState::new(0, by_key.then_some(&keyed), true);
         // All blocks that are there, wherever they are, and all timers.
         let (mut there, mut timers): (Vec<EventTime>, Vec<EventTime>) = (Vec::new(), Vec::new());
         let mut running: Vec<(Content<u64>, EventTime)> = Vec::new();

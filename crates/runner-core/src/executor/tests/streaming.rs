@@ -8,7 +8,7 @@ use crate::plan::{KeyedStage, TestStreamEvent, TimerFamily, TimerKind, Trigger};
 use crate::ports::TimerBlock;
 
 /// A `KV<bytes, varint>` in the global window, at this event time.
-fn at_time(time: i64, key: &str, value: u64) -> Bytes {
+pub(super) fn at_time(time: i64, key: &str, value: u64) -> Bytes {
     let mut bytes = Vec::new();
     let windows = [&b""[..]];
     let pane = PaneInfo::NO_FIRING_ENCODED;
@@ -118,7 +118,7 @@ const HOUR: i64 = 3_600_000;
 /// Elements with even values wait for event time, others for processing time.
 fn with_timers(bundle: &mut RemoteBundle) -> Result<(), Fault> {
     for (time, key, value) in pairs(bundle) {
-        let now = processing_time().millis();
+        let now = Clock::Machine.now(Instant::now()).millis();
         bundle.outputs.receive_timers(match value % 2 {
             0 => timer("event", &key, value, time + 5, time + 5),
             _ => timer("processing", &key, value, now + HOUR, time),

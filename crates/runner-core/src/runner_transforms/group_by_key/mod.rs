@@ -3,8 +3,8 @@
 //! A pure state machine: what comes out depends on the calls alone. It is told of elements, of the
 //! watermark and of processing time, and asked for the panes that have fired.
 //!
-//! [`bounded`] takes in a bounded input: values are appended by key and window, and each has one pane when
-//! all is there, whatever the trigger; early results of what ends anyway would be worth nothing.
+//! [`bounded`] takes in a bounded input, of any size: each key and window has one pane when all is there, whatever the
+//! trigger; early results of what ends anyway would be worth nothing.
 //! [`unbounded`] follows triggers: a [`cell`] for each key and window has the values, the state of its
 //! [`trigger`] and the number of its [`pane`]; [`index`] knows which cells are due; [`sessions`] says
 //! which windows merge.
@@ -24,14 +24,17 @@ mod values;
 mod tests;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 
+use super::iterables::{Iterables, StoredIterable};
 use super::malformed;
 use crate::fault::Fault;
 use crate::metrics::Dropped;
 use crate::plan::{Grain, Grouping};
+use crate::ports::Storage;
 use bounded::{Blocks, Bounded};
 pub(crate) use sessions::merge_sessions;
 use unbounded::Unbounded;
@@ -57,14 +60,27 @@ enum Input {
 }
 
 impl GroupByKey {
-    /// `name`: what the user calls the transform, for errors.
-    pub fn new(grouping: Grouping, name: String) -> Self {
+    /// `name`: what the user calls the transform, for errors. `storage`: takes what does not fit in memory. `iterables`: keeps
+    /// the values of groups that are too large for memory, if those who read the groups understand
+    /// `beam:coder:state_backed_iterable:v1`; else such groups are handed on as a whole.
+    pub fn new(
+        grouping: Grouping,
+        name: String,
+        storage: Arc<dyn Storage>,
+        iterables: Option<Arc<Iterables>>,
+    ) -> Self {
         let input = if grouping.bounded {
-            Input::Bounded(Box::new(Bounded::new(grouping)))
+            Input::Bounded(Box::new(Bounded::new(grouping, name.clone(), storage, iterables)))
         } else {
             Input::Unbounded(Box::new(Unbounded::new(grouping)))
         };
         Self { name, input }
+    }
+
+    /// One called Group, with no limit to its memory.
+    #[cfg(test)]
+    pub(crate) fn in_memory(grouping: Grouping) -> Self {
+        Self::new(grouping, "Group".to_owned(), crate::ports::memory::MemoryStorage::unlimited(), None)
     }
 
     /// Adds a block of elements `KV<K, V>`, all that one bundle has made of them. Triggers see a block as
@@ -72,13 +88,14 @@ impl GroupByKey {
     ///
     /// Elements whose window has expired, or whose trigger has finished, are dropped and counted.
     ///
-    /// Errors: the block is not what the coders say.
+    /// Errors: the block is not what the coders say, or does not fit in memory and cannot be written to disk.
     pub fn add(&mut self, block: &Bytes, now: ProcessingTime) -> Result<(), Fault> {
-        let added = match &mut self.input {
+        match &mut self.input {
             Input::Bounded(bounded) => bounded.add(block),
-            Input::Unbounded(unbounded) => unbounded.add(block, now),
-        };
-        added.map_err(|error| malformed(&self.name, error))
+            Input::Unbounded(unbounded) => {
+                unbounded.add(block, now).map_err(|error| malformed(&self.name, error))
+            }
+        }
     }
 
     /// The input's watermark has come to `watermark`: no more elements are expected with an earlier event
@@ -112,7 +129,7 @@ impl GroupByKey {
     /// encoded as the iterator goes on.
     pub fn take_panes(&mut self, grain: Grain) -> Panes {
         Panes(match &mut self.input {
-            Input::Bounded(bounded) => Source::Groups(Box::new(bounded.take_groups(grain, &self.name))),
+            Input::Bounded(bounded) => Source::Groups(Box::new(bounded.take_groups(grain))),
             Input::Unbounded(unbounded) => Source::Fired(unbounded.fired.take(grain)),
         })
     }
@@ -146,10 +163,12 @@ impl GroupByKey {
 
     /// The distinct sets of windows that only the SDK can merge, and has to before they can fire. To be
     /// asked after each [`GroupByKey::add`]; for a bounded input it is enough to ask when all is there.
-    pub fn windows_to_merge(&self) -> Vec<Vec<Window>> {
-        match &self.input {
+    ///
+    /// Errors: elements that are on disk cannot be read back.
+    pub fn windows_to_merge(&mut self) -> Result<Vec<Vec<Window>>, Fault> {
+        match &mut self.input {
             Input::Bounded(bounded) => bounded.windows_to_merge(),
-            Input::Unbounded(unbounded) => unbounded.windows_to_merge(),
+            Input::Unbounded(unbounded) => Ok(unbounded.windows_to_merge()),
         }
     }
 
@@ -169,6 +188,14 @@ impl GroupByKey {
     }
 }
 
+/// A block of panes.
+#[derive(Clone, Debug)]
+pub struct Pane {
+    pub data: Bytes,
+    /// What the one pane that is in the block refers to; there as long as somebody has this.
+    pub iterable: Option<Arc<StoredIterable>>,
+}
+
 /// Blocks of panes.
 pub struct Panes(Source);
 
@@ -178,13 +205,13 @@ enum Source {
 }
 
 impl Iterator for Panes {
-    /// Errors: windows that are none, or too large a pane.
-    type Item = Result<Bytes, Fault>;
+    /// Errors: windows that are none, too large a pane, or elements that cannot be read back from disk.
+    type Item = Result<Pane, Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
             Source::Groups(blocks) => blocks.next(),
-            Source::Fired(blocks) => blocks.next().map(Ok),
+            Source::Fired(blocks) => blocks.next().map(|data| Ok(Pane { data, iterable: None })),
         }
     }
 }

@@ -12,10 +12,6 @@ pub(super) struct Values {
 }
 
 impl Values {
-    pub(super) fn of(value: &[u8]) -> Self {
-        Self { encoded: value.to_vec(), count: 1 }
-    }
-
     pub(super) fn push(&mut self, value: &[u8]) {
         self.encoded.extend_from_slice(value);
         self.count = self.count.saturating_add(1);

@@ -9,14 +9,13 @@ use std::sync::{Arc, OnceLock};
 use beam_model::coders::windowed_value::read_header;
 use beam_model::coders::{Coder, CoderError};
 use beam_model::time::EventTime;
-use bytes::Bytes;
 use indexmap::IndexMap;
 
 use super::malformed;
 use super::side_input::{PageBuilder, Question, SideInputView, page};
 use crate::fault::Fault;
 use crate::plan::{AccessPattern, Collection, Contents, LiveView, Ready};
-use crate::ports::StatePage;
+use crate::ports::{Reservation, StatePage, Storage, StoredBlock};
 use shards::Shards;
 use values::{Firing, Fresh, Values};
 
@@ -25,6 +24,10 @@ pub struct LiveSideInput {
     id: String,
     element: Arc<Coder>,
     current: Snapshot,
+    /// For windows and keys.
+    reserved: Reservation,
+    /// What elements refer to.
+    held: Vec<Arc<dyn Send + Sync>>,
 }
 
 /// What a side input has at some time.
@@ -38,6 +41,7 @@ pub struct Snapshot {
     watermark: EventTime,
     /// How often something was added.
     version: u64,
+    storage: Arc<dyn Storage>,
 }
 
 /// The contents of a window, by key; by the empty key if keys do not matter. Pages are made when they are
@@ -45,16 +49,19 @@ pub struct Snapshot {
 #[derive(Default)]
 struct Window {
     values: Shards<Values>,
-    elements: OnceLock<Vec<Bytes>>,
-    keys: OnceLock<Vec<Bytes>>,
-    entries: OnceLock<Vec<Bytes>>,
+    elements: OnceLock<Vec<StoredBlock>>,
+    keys: OnceLock<Vec<StoredBlock>>,
+    entries: OnceLock<Vec<StoredBlock>>,
 }
+
+/// What a key takes in a map besides its bytes.
+const KEY_OVERHEAD: u64 = 128;
 
 /// What has come at once, by window and key.
 type Batch = IndexMap<Box<[u8]>, IndexMap<Box<[u8]>, Fresh>>;
 
 impl LiveSideInput {
-    pub fn new(collection: &Collection, view: LiveView) -> Self {
+    pub fn new(collection: &Collection, view: LiveView, storage: Arc<dyn Storage>) -> Self {
         let reads = |pattern| collection.side_input_patterns.contains(&pattern).then(Shards::default);
         let current = Snapshot {
             view,
@@ -63,16 +70,21 @@ impl LiveSideInput {
             multimap: reads(AccessPattern::Multimap),
             watermark: EventTime::MIN,
             version: 0,
+            storage: storage.clone(),
         };
-        Self { id: collection.id.clone(), element: collection.element_coder.clone(), current }
+        let reserved = storage.budget().reserve(0);
+        let (id, element) = (collection.id.clone(), collection.element_coder.clone());
+        Self { id, element, current, reserved, held: Vec::new() }
     }
 
     /// Adds blocks that have come at once: all that one bundle, or one firing of a trigger, has made.
     ///
-    /// Errors: a block is not what the coders say.
-    pub fn add<'a>(&mut self, blocks: impl IntoIterator<Item = &'a Bytes>) -> Result<(), Fault> {
+    /// Errors: a block is not what the coders say, it cannot be read back, or the storage has no room.
+    pub fn add<'a>(&mut self, blocks: impl IntoIterator<Item = &'a StoredBlock>) -> Result<(), Fault> {
         let (mut iterable, mut multimap) = (Batch::new(), Batch::new());
         for block in blocks {
+            self.held.extend(block.held().cloned());
+            let block = &block.read()?;
             let mut rest: &[u8] = block;
             while !rest.is_empty() {
                 let len = self.read_element(rest, &mut iterable, &mut multimap);
@@ -80,12 +92,12 @@ impl LiveSideInput {
             }
         }
         self.current.version += 1;
-        let contents = self.current.view.contents;
-        if let Some(windows) = &mut self.current.iterable {
-            merge(windows, contents, iterable);
-        }
-        if let Some(windows) = &mut self.current.multimap {
-            merge(windows, contents, multimap);
+        let (contents, storage) = (self.current.view.contents, self.current.storage.clone());
+        let parts = [(&mut self.current.iterable, iterable), (&mut self.current.multimap, multimap)];
+        for (windows, batch) in parts {
+            if let Some(windows) = windows {
+                merge(windows, contents, batch, &mut self.reserved, storage.as_ref())?;
+            }
         }
         Ok(())
     }
@@ -151,15 +163,26 @@ fn fresh<'a>(batch: &'a mut Batch, window: &[u8], key: &[u8], firing: Firing) ->
     &mut keys[key]
 }
 
-fn merge(windows: &mut Shards<Arc<Window>>, contents: Contents, batch: Batch) {
+fn merge(
+    windows: &mut Shards<Arc<Window>>,
+    contents: Contents,
+    batch: Batch,
+    reserved: &mut Reservation,
+    storage: &dyn Storage,
+) -> Result<(), Fault> {
     for (window, keys) in batch {
         let window = windows.entry(&window);
         let mut values = window.values.clone();
         for (key, fresh) in keys {
-            values.entry(&key).add(contents, fresh);
+            let known = values.entry(&key);
+            if known.count == 0 {
+                reserved.grow(KEY_OVERHEAD + key.len() as u64);
+            }
+            known.add(contents, fresh, storage)?;
         }
         *window = Arc::new(Window { values, ..Window::default() });
     }
+    Ok(())
 }
 
 impl Snapshot {
@@ -186,42 +209,55 @@ impl SideInputView for Snapshot {
     fn get(&self, window: &[u8], question: Question<'_>, continuation: &[u8]) -> Result<StatePage, Fault> {
         let iterable = || self.iterable.as_ref()?.get(window);
         let multimap = || self.multimap.as_ref()?.get(window);
+        let storage = self.storage.as_ref();
         let pages = match question {
-            Question::Iterable => iterable().map(|window| window.elements()),
+            Question::Iterable => iterable().map(|window| window.elements(storage)).transpose()?,
             Question::ValuesOf(key) => {
                 multimap().and_then(|window| window.values.get(key)).map(|values| values.pages.as_slice())
             }
-            Question::Keys => multimap().map(|window| window.keys()),
-            Question::KeysAndValues => multimap().map(|window| window.entries()),
+            Question::Keys => multimap().map(|window| window.keys(storage)).transpose()?,
+            Question::KeysAndValues => multimap().map(|window| window.entries(storage)).transpose()?,
         };
         page(pages.unwrap_or_default(), continuation)
     }
 }
 
 impl Window {
-    fn elements(&self) -> &[Bytes] {
-        self.elements.get_or_init(|| self.pages(|pages, _, values| pages.extend(&values.pages)))
-    }
-
-    fn keys(&self) -> &[Bytes] {
-        self.keys.get_or_init(|| self.pages(|pages, key, _| pages.add(key)))
-    }
-
-    fn entries(&self) -> &[Bytes] {
-        self.entries.get_or_init(|| {
-            self.pages(|pages, key, values| {
-                let mut entry = key.to_vec();
-                entry.extend_from_slice(&values.count.to_be_bytes());
-                values.pages.iter().for_each(|page| entry.extend_from_slice(page));
-                pages.add(&entry);
-            })
+    fn elements(&self, storage: &dyn Storage) -> Result<&[StoredBlock], Fault> {
+        self.pages(&self.elements, storage, |pages, _, values| {
+            values.pages.iter().try_for_each(|page| pages.add_page(page.clone(), storage))
         })
     }
 
-    fn pages(&self, add: impl Fn(&mut PageBuilder, &[u8], &Values)) -> Vec<Bytes> {
+    fn keys(&self, storage: &dyn Storage) -> Result<&[StoredBlock], Fault> {
+        self.pages(&self.keys, storage, |pages, key, _| pages.add(key, storage))
+    }
+
+    fn entries(&self, storage: &dyn Storage) -> Result<&[StoredBlock], Fault> {
+        self.pages(&self.entries, storage, |pages, key, values| {
+            let mut entry = key.to_vec();
+            entry.extend_from_slice(&values.count.to_be_bytes());
+            for page in &values.pages {
+                entry.extend_from_slice(&page.read()?);
+            }
+            pages.add(&entry, storage)
+        })
+    }
+
+    /// Pages as they were made, or are now: for each key what `add` says.
+    fn pages<'a>(
+        &self,
+        made: &'a OnceLock<Vec<StoredBlock>>,
+        storage: &dyn Storage,
+        add: impl Fn(&mut PageBuilder, &[u8], &Values) -> Result<(), Fault>,
+    ) -> Result<&'a [StoredBlock], Fault> {
+        if let Some(pages) = made.get() {
+            return Ok(pages);
+        }
         let mut pages = PageBuilder::default();
-        self.values.iter().for_each(|(key, values)| add(&mut pages, key, values));
-        pages.finish()
+        self.values.iter().try_for_each(|(key, values)| add(&mut pages, key, values))?;
+        let pages = pages.finish(storage)?;
+        Ok(made.get_or_init(|| pages))
     }
 }
 

@@ -1,10 +1,12 @@
 use beam_model::coders::windowed_value::write_header;
 use beam_model::coders::{IntervalWindow, PaneInfo, Timing, varint};
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
 use crate::plan::Grain;
-use crate::runner_transforms::side_input::PAGE_BYTES;
+use crate::ports::memory::SpillingStorage;
+use crate::runner_transforms::side_input::page_bytes;
 
 const NEWEST: LiveView = LiveView { ready: Ready::WithFirstElements, contents: Contents::NewestPane };
 const WHOLE: LiveView = LiveView { ready: Ready::AtEndOfWindow, contents: Contents::All };
@@ -24,7 +26,7 @@ fn collection(window: Coder, element: Coder) -> Collection {
 
 fn pairs(view: LiveView) -> LiveSideInput {
     let element = Coder::Kv(Box::new(Coder::Bytes), Box::new(Coder::VarInt));
-    LiveSideInput::new(&collection(Coder::IntervalWindow, element), view)
+    LiveSideInput::new(&collection(Coder::IntervalWindow, element), view, SpillingStorage::new())
 }
 
 /// The interval window of ten that `start` begins.
@@ -63,7 +65,7 @@ fn element(windows: &[i64], pane: Option<i64>, value: &[u8]) -> Vec<u8> {
 }
 
 fn add(side: &mut LiveSideInput, elements: &[Vec<u8>]) {
-    side.add(&[elements.concat().into()]).unwrap();
+    side.add(&[StoredBlock::in_memory(elements.concat().into())]).unwrap();
 }
 
 /// The whole answer.
@@ -103,7 +105,7 @@ fn panes_replace_one_another_by_key_and_window() {
 fn without_keys_panes_replace_one_another_by_window() {
     let mut collection = collection(Coder::IntervalWindow, Coder::VarInt);
     collection.side_input_patterns = vec![AccessPattern::Iterable];
-    let mut side = LiveSideInput::new(&collection, NEWEST);
+    let mut side = LiveSideInput::new(&collection, NEWEST, SpillingStorage::new());
     add(&mut side, &[element(&[0], Some(0), &[1]), element(&[0], Some(0), &[2])]);
     add(&mut side, &[element(&[0], Some(1), &[3])]);
     assert_eq!(ask(&side.snapshot(), 0, || Question::Iterable), [3]);
@@ -138,7 +140,7 @@ fn what_fires_early_is_ready_with_its_first_elements_or_at_its_end() {
 #[test]
 fn a_window_of_unknown_end_is_ready_when_something_is_in_it_or_all_is_over() {
     let opaque = Coder::LengthPrefix(Box::new(Coder::Opaque { urn: "mine".into() }));
-    let mut side = LiveSideInput::new(&collection(opaque, Coder::Bytes), WHOLE);
+    let mut side = LiveSideInput::new(&collection(opaque, Coder::Bytes), WHOLE, SpillingStorage::new());
     side.current.multimap = None;
     let windowed = |window: &[u8]| {
         let mut out = Vec::new();
@@ -154,17 +156,18 @@ fn a_window_of_unknown_end_is_ready_when_something_is_in_it_or_all_is_over() {
 
 #[test]
 fn large_windows_are_asked_page_by_page() {
+    let page_bytes = page_bytes(SpillingStorage::new().as_ref());
     let mut side = pairs(NEWEST);
     let mut expected = Vec::new();
     for n in 0..3_u64 {
-        let values: Vec<_> = (0..PAGE_BYTES as u64 / 6).map(|i| pair(&format!("k{n}{i}"), i)).collect();
+        let values: Vec<_> = (0..page_bytes as u64 / 6).map(|i| pair(&format!("k{n}{i}"), i)).collect();
         let elements: Vec<_> = values.iter().map(|value| element(&[0], None, value)).collect();
         add(&mut side, &elements);
         expected.extend(values);
     }
     let snapshot = side.snapshot();
     let first = snapshot.get(&window(0), Question::Iterable, &[]).unwrap();
-    assert!(!first.continuation.is_empty() && first.data.len() < 2 * PAGE_BYTES);
+    assert!(!first.continuation.is_empty() && first.data.len() < 2 * page_bytes);
     let all = ask(&snapshot, 0, || Question::Iterable);
     let kv = Coder::Kv(Box::new(Coder::Bytes), Box::new(Coder::VarInt));
     let (mut rest, mut found) = (&all[..], Vec::new());
@@ -182,9 +185,10 @@ fn large_windows_are_asked_page_by_page() {
 #[test]
 fn what_the_coders_cannot_have_written_is_refused() {
     let mut side = pairs(NEWEST);
-    assert!(side.add(&[Bytes::from_static(b"\x80")]).is_err());
-    let mut no_keys = LiveSideInput::new(&collection(Coder::IntervalWindow, Coder::VarInt), WHOLE);
-    let fault = no_keys.add(&[element(&[0], None, &[1]).into()]).unwrap_err();
+    assert!(side.add(&[StoredBlock::in_memory(Bytes::from_static(b"\x80"))]).is_err());
+    let mut no_keys =
+        LiveSideInput::new(&collection(Coder::IntervalWindow, Coder::VarInt), WHOLE, SpillingStorage::new());
+    let fault = no_keys.add(&[StoredBlock::in_memory(element(&[0], None, &[1]).into())]).unwrap_err();
     assert!(fault.message.contains("it has no keys"), "{fault}");
 }
 

@@ -3,8 +3,14 @@
 use beam_model::coders::{PaneInfo, Timing};
 use bytes::Bytes;
 
+use crate::fault::Fault;
 use crate::plan::Contents;
-use crate::runner_transforms::side_input::PAGE_BYTES;
+use crate::ports::memory::MemoryStorage;
+use crate::ports::{Storage, StoredBlock};
+use crate::runner_transforms::side_input::page_bytes;
+
+/// A page that is smaller is soon joined with others, and has to be at hand for that.
+const SMALL_PAGE_BYTES: usize = 16 << 10;
 
 /// Which firing elements come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,18 +65,24 @@ impl Fresh {
 #[derive(Clone, Default)]
 pub(super) struct Values {
     firing: Option<Firing>,
-    pub(super) pages: Vec<Bytes>,
+    pub(super) pages: Vec<StoredBlock>,
     pub(super) count: u32,
 }
 
 impl Values {
-    pub(super) fn add(&mut self, contents: Contents, fresh: Fresh) {
+    /// Errors: the storage has no room, or a page cannot be read back.
+    pub(super) fn add(
+        &mut self,
+        contents: Contents,
+        fresh: Fresh,
+        storage: &dyn Storage,
+    ) -> Result<(), Fault> {
         if let Some(seen) = self.firing {
             let stale = fresh.firing.index < seen.index;
             let newer = fresh.firing.index > seen.index;
             let replaces = match contents {
                 Contents::All => false,
-                Contents::NewestPane | Contents::NewestFiring if stale => return,
+                Contents::NewestPane | Contents::NewestFiring if stale => return Ok(()),
                 Contents::NewestPane => newer,
                 Contents::NewestFiring => newer || !fresh.firing.fired,
             };
@@ -81,24 +93,29 @@ impl Values {
         }
         self.firing = Some(fresh.firing);
         self.count = self.count.saturating_add(fresh.count);
-        self.push(fresh.encoded);
+        self.push(fresh.encoded, storage)
     }
 
     /// Adds a page, and joins small ones at the end so that each is about twice as large as the next: few
     /// pages, and no byte is copied often.
-    fn push(&mut self, page: Vec<u8>) {
+    fn push(&mut self, page: Vec<u8>, storage: &dyn Storage) -> Result<(), Fault> {
         if page.is_empty() {
-            return;
+            return Ok(());
         }
         let mut last = Bytes::from(page);
         while let Some(before) = self.pages.last() {
-            if before.len() / 2 > last.len() || before.len() + last.len() > PAGE_BYTES {
+            let (len, more) = (before.len(), last.len() as u64);
+            if len / 2 > more || len + more > page_bytes(storage) as u64 {
                 break;
             }
-            last = [before.as_ref(), &last].concat().into();
+            last = [before.read()?.as_ref(), &last].concat().into();
             self.pages.pop();
         }
-        self.pages.push(last);
+        self.pages.push(match last.len() < SMALL_PAGE_BYTES {
+            true => MemoryStorage::new(storage.budget().clone()).put(last)?,
+            false => storage.put(last)?,
+        });
+        Ok(())
     }
 }
 
@@ -112,15 +129,19 @@ mod tests {
         Firing { index, fired: true }
     }
 
+    fn all(values: &Values) -> Vec<u8> {
+        values.pages.iter().flat_map(|page| page.read().unwrap()).collect()
+    }
+
     /// What is seen after these have come, one after another.
     fn seen(contents: Contents, firings: &[(Firing, &str)]) -> String {
         let mut values = Values::default();
         for (firing, text) in firings {
             let mut fresh = Fresh::new(*firing);
             fresh.add(contents, *firing, text.as_bytes());
-            values.add(contents, fresh);
+            values.add(contents, fresh, MemoryStorage::unlimited().as_ref()).unwrap();
         }
-        String::from_utf8(values.pages.concat()).unwrap()
+        String::from_utf8(all(&values)).unwrap()
     }
 
     #[test]
@@ -153,16 +174,17 @@ mod tests {
     #[test]
     fn many_small_additions_make_few_pages() {
         let mut values = Values::default();
+        let storage = MemoryStorage::unlimited();
         let mut all = Vec::new();
         for n in 0..20_000_u32 {
             let mut fresh = Fresh::new(RAW);
             fresh.add(Contents::All, RAW, &[n as u8; 100]);
             all.extend_from_slice(&[n as u8; 100]);
-            values.add(Contents::All, fresh);
+            values.add(Contents::All, fresh, storage.as_ref()).unwrap();
         }
-        assert_eq!(values.pages.concat(), all);
+        assert_eq!(self::all(&values), all);
         assert_eq!(values.count, 20_000);
         assert!(values.pages.len() < 24, "{}", values.pages.len());
-        assert!(values.pages.iter().all(|page| page.len() <= PAGE_BYTES));
+        assert!(values.pages.iter().all(|page| page.len() <= page_bytes(storage.as_ref()) as u64));
     }
 }

@@ -18,10 +18,10 @@ const NOW: ProcessingTime = ProcessingTime(0);
 type Group = (String, Vec<u8>, i64, Vec<u64>);
 
 fn group(grouping: Grouping, elements: &[Vec<u8>]) -> Vec<Group> {
-    let mut groups = GroupByKey::new(grouping.clone(), "Group".to_owned());
+    let mut groups = GroupByKey::in_memory(grouping.clone());
     groups.add(&block(elements), NOW).unwrap();
     groups.advance_watermark(EventTime::MAX).unwrap();
-    read(&grouping, groups.take_panes(Grain::Element).map(Result::unwrap))
+    read(&grouping, groups.take_panes(Grain::Element).map(|pane| pane.unwrap().data))
 }
 
 /// Reads blocks of one group each.
@@ -152,7 +152,7 @@ fn by_sdk() -> Grouping {
 #[test]
 fn windows_that_the_sdk_merges() {
     let (one, two, three) = (interval(0, 10), interval(20, 30), interval(40, 50));
-    let mut groups = GroupByKey::new(by_sdk(), "Group".to_owned());
+    let mut groups = GroupByKey::in_memory(by_sdk());
     let all = [
         element(5, std::slice::from_ref(&two), "a", 1),
         element(5, std::slice::from_ref(&one), "a", 2),
@@ -163,7 +163,7 @@ fn windows_that_the_sdk_merges() {
     groups.add(&block(&all), NOW).unwrap();
     let boxed = |window: &Vec<u8>| window.clone().into_boxed_slice();
     let set = vec![boxed(&one), boxed(&two), boxed(&three)];
-    let mut sets = groups.windows_to_merge();
+    let mut sets = groups.windows_to_merge().unwrap();
     sets.sort_by_key(Vec::len);
     assert_eq!(sets, [vec![boxed(&one)], set.clone()]);
 
@@ -172,7 +172,7 @@ fn windows_that_the_sdk_merges() {
     let merged = HashMap::from([(set, answer)]);
     groups.merge_windows(merged).unwrap();
     groups.advance_watermark(EventTime::MAX).unwrap();
-    let blocks = groups.take_panes(Grain::Element).map(Result::unwrap);
+    let blocks = groups.take_panes(Grain::Element).map(|pane| pane.unwrap().data);
     let expected = [
         the("a", whole.clone(), 29, &[1, 2]),
         the("a", three.clone(), 49, &[3]),
@@ -185,13 +185,13 @@ fn windows_that_the_sdk_merges() {
 
 #[test]
 fn blocks_are_of_bounded_size() {
-    let mut groups = GroupByKey::new(grouping(Coder::IntervalWindow), "Group".to_owned());
+    let mut groups = GroupByKey::in_memory(grouping(Coder::IntervalWindow));
     let name = "k".repeat(1 << 10);
     for n in 0..3_000 {
         groups.add(&block(&[element(n, &[interval(n, n + 1)], &name, 1)]), NOW).unwrap();
     }
     groups.advance_watermark(EventTime::MAX).unwrap();
-    let sizes: Vec<_> = groups.take_panes(Grain::Block).map(|b| b.unwrap().len()).collect();
+    let sizes: Vec<_> = groups.take_panes(Grain::Block).map(|b| b.unwrap().data.len()).collect();
     assert_eq!(sizes.len(), 4, "three full ones and the rest: {sizes:?}");
     assert!(sizes.iter().all(|size| *size < 2 << 20), "{sizes:?}");
 }

@@ -9,6 +9,8 @@ use super::{element, interval};
 use crate::fault::{Blame, Fault};
 use crate::plan::testing::grouping;
 use crate::plan::{AccessPattern, Collection, Grain, Grouping, Merging};
+use crate::ports::StoredBlock;
+use crate::ports::memory::MemoryStorage;
 use crate::runner_transforms::elements;
 use crate::runner_transforms::group_by_key::GroupByKey;
 use crate::runner_transforms::side_input::SideInputBuilder;
@@ -31,18 +33,19 @@ fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
     let group = |bounded| {
         let coder = grouping(Coder::IntervalWindow);
         let grouping = Grouping { merging: Merging::Sessions, bounded, ..coder };
-        let mut groups = GroupByKey::new(grouping, "Group".to_owned());
+        let mut groups = GroupByKey::in_memory(grouping);
         groups.add(block, ProcessingTime(0))?;
         groups.advance_watermark(EventTime::MAX)?;
         groups.take_panes(Grain::Block).try_for_each(|block| block.map(drop))
     };
     let (grouped, streamed) = (group(true), group(false));
     assert_eq!(grouped.is_ok(), streamed.is_ok(), "{grouped:?} {streamed:?}");
-    let mut side = SideInputBuilder::new(&collection());
-    let asked = side.add(block).map(|()| drop(side.finish()));
-    let cut = elements::cut(&collection(), vec![block.clone()]).map(|elements| {
+    let mut side = SideInputBuilder::new(&collection(), MemoryStorage::unlimited());
+    let asked = side.add(&StoredBlock::in_memory(block.clone())).and_then(|()| side.finish().map(drop));
+    let cut = elements::cut(&collection(), vec![block.clone()], MemoryStorage::unlimited().as_ref());
+    let cut = cut.map(|elements| {
         assert_eq!(
-            elements.iter().map(|block| &block.data[..]).collect::<Vec<_>>().concat(),
+            elements.iter().flat_map(|block| block.data.read().unwrap()).collect::<Vec<_>>(),
             block.to_vec(),
             "cutting loses nothing"
         );
@@ -93,7 +96,7 @@ fn a_huge_count_of_windows_costs_nothing() {
     for window_coder in [Coder::GlobalWindow, Coder::IntervalWindow] {
         let mut block = element(5, &[], "key", 1);
         block[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
-        let mut groups = GroupByKey::new(grouping(window_coder), "Group".to_owned());
+        let mut groups = GroupByKey::in_memory(grouping(window_coder));
         assert_eq!(groups.add(&block.into(), ProcessingTime(0)).unwrap_err().blame, Blame::Environment);
     }
 }

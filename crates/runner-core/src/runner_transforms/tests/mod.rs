@@ -5,6 +5,7 @@ mod hostile;
 mod map_windows;
 mod merge_windows;
 mod side_input;
+mod spilled_groups;
 
 use beam_model::coders::windowed_value::write_header;
 use beam_model::coders::{IntervalWindow, varint};

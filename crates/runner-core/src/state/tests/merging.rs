@@ -43,7 +43,7 @@ fn merge(parts: &[&str], result: &str) -> WindowMerge {
 }
 
 fn merge_windows(state: &BundleState, merges: &[WindowMerge]) {
-    state.merge_windows(&bytes(KEY), merges);
+    state.merge_windows(&bytes(KEY), merges).unwrap();
 }
 
 fn active(state: &BundleState) -> Vec<String> {

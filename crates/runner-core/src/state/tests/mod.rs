@@ -12,11 +12,16 @@ use bytes::Bytes;
 use super::paging::PAGE_BYTES;
 use super::{BundleState, MapValues, StateStore, UserState, UserStateKind};
 use crate::fault::Blame;
-use crate::ports::{StateHandler, StateKey};
+use crate::ports::memory::{MemoryStorage, SpillingStorage};
+use crate::ports::{StateHandler, StateKey, Storage};
 
 const WINDOW: &[u8] = b"w";
 
 fn store() -> Arc<StateStore> {
+    store_in(MemoryStorage::unlimited())
+}
+
+fn store_in(storage: Arc<dyn Storage>) -> Arc<StateStore> {
     let multimap = |values| UserStateKind::Multimap(values);
     let kinds = [
         ("bag", UserStateKind::Bag),
@@ -31,7 +36,7 @@ fn store() -> Arc<StateStore> {
         state_id: state_id.to_owned(),
         kind,
     });
-    Arc::new(StateStore::new("stage 1", states))
+    Arc::new(StateStore::new("stage 1", states, storage))
 }
 
 fn bytes(bytes: &[u8]) -> Bytes {

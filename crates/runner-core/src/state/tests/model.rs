@@ -30,6 +30,8 @@ enum Step {
     Do(Place, Op),
     Commit(usize),
     GiveUp(usize),
+    /// Takes out of memory what can be.
+    MakeRoom,
     /// Only if the bundle that has the key has written nothing.
     Expire(Place),
 }
@@ -173,6 +175,7 @@ fn step() -> impl Strategy<Value = Step> {
         12 => (place(), op()).prop_map(|(place, op)| Step::Do(place, op)),
         2 => (0..BUNDLES).prop_map(Step::Commit),
         1 => (0..BUNDLES).prop_map(Step::GiveUp),
+        1 => Just(Step::MakeRoom),
         1 => place().prop_map(Step::Expire),
     ]
 }
@@ -180,45 +183,59 @@ fn step() -> impl Strategy<Value = Step> {
 #[derive(Default)]
 struct Written(HashMap<Place, Model>);
 
+/// Does all of it, and compares what is there with the model.
+fn run(steps: &[Step], storage: Arc<dyn Storage>) {
+    let store = store_in(storage);
+    let mut committed: HashMap<Place, Model> = HashMap::new();
+    let mut bundles: Vec<_> = (0..BUNDLES).map(|_| (store.begin(), Written::default())).collect();
+    for step in steps {
+        match step {
+            Step::Do(place, op) => {
+                let (bundle, written) = &mut bundles[place.bundle()];
+                let before = committed.get(place).cloned().unwrap_or_default();
+                let model = written.0.entry(*place).or_insert(before);
+                request(bundle, *place, op);
+                model.apply(op);
+                check(bundle, *place, model);
+            }
+            Step::Commit(index) => {
+                let (bundle, written) = &mut bundles[*index];
+                bundle.commit();
+                committed.extend(std::mem::take(&mut written.0));
+            }
+            Step::GiveUp(index) => bundles[*index] = (store.begin(), Written::default()),
+            Step::MakeRoom => store.make_room().unwrap(),
+            Step::Expire(place) => {
+                let in_use = |written: &Written| written.0.keys().any(|used| used.window == place.window);
+                if !bundles.iter().any(|(_, written)| in_use(written)) {
+                    store.expire(|window| window == [place.window]);
+                    committed.retain(|other, _| other.window != place.window);
+                }
+            }
+        }
+    }
+    let bytes = committed.values().map(Model::bytes).filter(|bytes| *bytes > 0).map(|bytes| bytes + 2);
+    assert_eq!(store.bytes(), bytes.sum::<usize>() as u64);
+    store.make_room().unwrap();
+    let reader = store.begin();
+    for (window, key) in (0..2).flat_map(|window| (0..4).map(move |key| (window, key))) {
+        let place = Place { window, key };
+        check(&reader, place, &committed.get(&place).cloned().unwrap_or_default());
+    }
+    store.expire(|_| true);
+    assert_eq!((store.bytes(), store.cells()), (0, 0));
+}
+
 proptest! {
     #[test]
     fn state_is_what_a_naive_model_says(steps in prop::collection::vec(step(), 1..80)) {
-        let store = store();
-        let mut committed: HashMap<Place, Model> = HashMap::new();
-        let mut bundles: Vec<_> = (0..BUNDLES).map(|_| (store.begin(), Written::default())).collect();
-        for step in &steps {
-            match step {
-                Step::Do(place, op) => {
-                    let (bundle, written) = &mut bundles[place.bundle()];
-                    let before = committed.get(place).cloned().unwrap_or_default();
-                    let model = written.0.entry(*place).or_insert(before);
-                    request(bundle, *place, op);
-                    model.apply(op);
-                    check(bundle, *place, model);
-                }
-                Step::Commit(index) => {
-                    let (bundle, written) = &mut bundles[*index];
-                    bundle.commit();
-                    committed.extend(std::mem::take(&mut written.0));
-                }
-                Step::GiveUp(index) => bundles[*index] = (store.begin(), Written::default()),
-                Step::Expire(place) => {
-                    let in_use = |written: &Written| written.0.keys().any(|used| used.window == place.window);
-                    if !bundles.iter().any(|(_, written)| in_use(written)) {
-                        store.expire(|window| window == [place.window]);
-                        committed.retain(|other, _| other.window != place.window);
-                    }
-                }
-            }
-            let bytes: usize = committed.values().map(Model::bytes).filter(|bytes| *bytes > 0).map(|b| b + 2).sum();
-            prop_assert_eq!(store.bytes(), bytes as u64);
-        }
-        let reader = store.begin();
-        for (window, key) in (0..2).flat_map(|window| (0..4).map(move |key| (window, key))) {
-            let place = Place { window, key };
-            check(&reader, place, &committed.get(&place).cloned().unwrap_or_default());
-        }
-        store.expire(|_| true);
-        prop_assert_eq!((store.bytes(), store.cells()), (0, 0));
+        run(&steps, MemoryStorage::unlimited());
+    }
+
+    #[test]
+    fn state_that_is_never_in_memory_is_what_a_naive_model_says(steps in prop::collection::vec(step(), 1..80)) {
+        let storage = SpillingStorage::new();
+        run(&steps, storage.clone());
+        prop_assert_eq!((storage.budget().used(), storage.budget().on_disk()), (0, 0));
     }
 }

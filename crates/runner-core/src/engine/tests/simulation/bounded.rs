@@ -106,7 +106,18 @@ fn outputs(stage: &Stage) -> impl Iterator<Item = (usize, CollectionId)> {
 
 /// What the engine has asked for and not been answered.
 enum Open {
-    Run { node: NodeId, bundle: BundleId, attempt: Attempt, blocks: Vec<Block<Elements>> },
+    Run {
+        node: NodeId,
+        bundle: BundleId,
+        attempt: Attempt,
+        blocks: Vec<Block<Elements>>,
+    },
+    /// `is_split`: it has come about.
+    Split {
+        bundle: BundleId,
+        attempt: Attempt,
+        is_split: bool,
+    },
     SideInput(CollectionId),
 }
 
@@ -129,6 +140,9 @@ struct World {
     side: BTreeMap<CollectionId, Elements>,
     side_ready: BTreeSet<CollectionId>,
     outcome: Option<Outcome>,
+    /// Splits of running bundles, and those among them that the engine has asked for.
+    splits: usize,
+    asked_splits: usize,
 }
 
 fn block(elements: Elements) -> Block<Elements> {
@@ -148,6 +162,13 @@ impl World {
             match action {
                 EngineAction::Run { node, bundle, attempt, blocks, .. } => {
                     self.run(node, bundle, attempt, blocks)
+                }
+                EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
+                    let environment = self.running[&bundle];
+                    let busy = self.running.values().filter(|other| **other == environment).count();
+                    assert!(busy < self.slots[environment], "there is nobody to share with");
+                    assert!(fraction_of_remainder > 0.0 && fraction_of_remainder < 1.0);
+                    self.open.push(Open::Split { bundle, attempt, is_split: false });
                 }
                 EngineAction::Commit { bundle, .. } => {
                     assert!(self.committed.insert(bundle), "{bundle:?} is committed twice");
@@ -172,6 +193,7 @@ impl World {
                 EngineAction::Checkpoint { .. }
                 | EngineAction::AdvanceSideInput { .. }
                 | EngineAction::NextTestStreamEvent
+                | EngineAction::TimersDropped { .. }
                 | EngineAction::Expire { .. } => panic!("{action:?} on bounded input"),
                 EngineAction::End(outcome) => self.outcome = Some(outcome),
             }
@@ -196,6 +218,11 @@ impl World {
         if !self.old.is_empty() && self.random.one_in(4) {
             return self.old_reply();
         }
+        if self.random.one_in(8)
+            && let Some(split) = self.split_any()
+        {
+            return split;
+        }
         let asked: Vec<_> = self.asked.keys().copied().collect();
         let choices = self.open.len() + asked.len() + usize::from(self.wake.is_some());
         assert!(choices > 0, "nothing is under way, and the job has not ended");
@@ -209,11 +236,58 @@ impl World {
         }
         match self.open.swap_remove(chosen) {
             Open::Run { node, bundle, attempt, blocks } => self.reply(node, bundle, attempt, blocks),
+            Open::Split { bundle, attempt, is_split } => {
+                if !is_split
+                    && self.random.one_in(2)
+                    && let Some(split) = self.split(bundle, attempt)
+                {
+                    self.asked_splits += 1;
+                    self.open.push(Open::Split { bundle, attempt, is_split: true });
+                    return split;
+                }
+                EngineEvent::SplitAnswered { bundle, attempt, is_split }
+            }
             Open::SideInput(collection) => {
                 self.side_ready.insert(collection);
                 EngineEvent::SideInputReady { collection }
             }
         }
+    }
+
+    /// A bundle is split that nobody has asked.
+    fn split_any(&mut self) -> Option<EngineEvent<Elements>> {
+        let running = self.open.iter().filter_map(|open| match open {
+            Open::Run { bundle, attempt, .. } => Some((*bundle, *attempt)),
+            Open::Split { .. } | Open::SideInput(_) => None,
+        });
+        let running: Vec<_> = running.collect();
+        let (bundle, attempt) = *running.get(self.random.below(running.len()))?;
+        self.split(bundle, attempt)
+    }
+
+    /// An attempt, if it runs, gives back some of its elements, or none.
+    fn split(&mut self, wanted: BundleId, tried: Attempt) -> Option<EngineEvent<Elements>> {
+        let mut input: Elements = self.open.iter().find_map(|open| match open {
+            Open::Run { bundle, attempt, blocks, .. } => {
+                let is_it = (*bundle, *attempt) == (wanted, tried);
+                is_it.then(|| blocks.iter().flat_map(|block| block.data.clone()).collect())
+            }
+            Open::Split { .. } | Open::SideInput(_) => None,
+        })?;
+        let left = input.split_off(1 + self.random.below(input.len()));
+        let (kept, left) = (self.blocks(input), self.blocks(left));
+        for open in &mut self.open {
+            match open {
+                Open::Run { bundle, blocks, .. } if *bundle == wanted => blocks.clone_from(&kept),
+                Open::Run { .. } | Open::Split { .. } | Open::SideInput(_) => {}
+            }
+        }
+        self.splits += 1;
+        let mut given_back = Vec::new();
+        for block in left {
+            given_back.push((block, Duration::from_secs(u64::from(self.random.one_in(4)))));
+        }
+        Some(EngineEvent::BundleSplit { bundle: wanted, attempt: tried, kept, given_back })
     }
 
     /// A GroupByKey gives out some of what it has to, or all.
@@ -235,8 +309,12 @@ impl World {
 
     fn old_reply(&mut self) -> EngineEvent<Elements> {
         let (bundle, attempt, output) = self.old[self.random.below(self.old.len())];
-        if self.random.one_in(2) {
+        if self.random.one_in(3) {
             return EngineEvent::BundleFailed { bundle, attempt, fault: Fault::user("late").fatal() };
+        }
+        if self.random.one_in(2) {
+            let given_back = vec![(block(vec![13]), Duration::ZERO)];
+            return EngineEvent::BundleSplit { bundle, attempt, kept: vec![block(vec![13])], given_back };
         }
         let outputs = output.map(|output| (output, vec![block(vec![13])])).into_iter().collect();
         EngineEvent::BundleSucceeded {
@@ -300,8 +378,8 @@ fn random_policy(random: &mut Random) -> BundlePolicy {
     }
 }
 
-/// Returns how many bundles were committed.
-fn simulate(seed: u64) -> usize {
+/// Returns how many bundles were committed, how many splits there were, and how many of them asked for.
+fn simulate(seed: u64) -> [usize; 3] {
     let mut random = Random::new(seed);
     let (plan, expected) = loop {
         let plan = random_plan(&mut random);
@@ -327,6 +405,8 @@ fn simulate(seed: u64) -> usize {
         side: BTreeMap::new(),
         side_ready: BTreeSet::new(),
         outcome: None,
+        splits: 0,
+        asked_splits: 0,
     };
     world.carry_out(engine.step(NOW, EngineEvent::Started { impulse: block(vec![0]) }));
     while world.outcome.is_none() {
@@ -344,11 +424,15 @@ fn simulate(seed: u64) -> usize {
             assert_eq!(arrived, wanted, "elements of {}", plan.collections[input.0].id);
         }
     }
-    world.committed.len()
+    [world.committed.len(), world.splits, world.asked_splits]
 }
 
 #[test]
 fn results_do_not_depend_on_the_schedule() {
-    let bundles: usize = run(CASES, simulate).into_iter().sum();
-    assert!(bundles > 0, "no bundle has run");
+    let seen = run(CASES, simulate);
+    // Few cases show little.
+    if seen.len() as u64 >= CASES {
+        let [bundles, splits, asked] = [0, 1, 2].map(|n| seen.iter().map(|seen| seen[n]).sum::<usize>());
+        assert!(bundles > splits && splits > asked && asked > 50, "{bundles} {splits} {asked}");
+    }
 }

@@ -62,7 +62,7 @@ struct Grouped {
 
 impl Grouped {
     fn new(windows: Windows, grouping: Grouping) -> Self {
-        Self { windows, groups: GroupByKey::new(grouping, "Group".to_owned()), now: 0 }
+        Self { windows, groups: GroupByKey::in_memory(grouping), now: 0 }
     }
 
     /// Adds elements of key "k" whose values are their numbers, all of one bundle, and returns what fires.
@@ -98,7 +98,7 @@ impl Grouped {
     }
 
     fn take(&mut self) -> Vec<Pane> {
-        self.groups.take_panes(Grain::Element).map(|block| read(&block.unwrap())).collect()
+        self.groups.take_panes(Grain::Element).map(|block| read(&block.unwrap().data)).collect()
     }
 
     fn buffered_keys(&self) -> usize {

@@ -152,7 +152,7 @@ fn a_bounded_input_holds_all() {
 fn windows_without_a_known_end() {
     let grouping = by(Trigger::Default);
     let coder = Coder::LengthPrefix(Box::new(Coder::Opaque { urn: "my:window".into() }));
-    let mut groups = super::GroupByKey::new(Grouping { window_coder: coder, ..grouping }, "Group".to_owned());
+    let mut groups = super::GroupByKey::in_memory(Grouping { window_coder: coder, ..grouping });
     let mut element = EventTime(7).to_bytes().to_vec();
     element.extend([0, 0, 0, 1, 1, b'w', 0x0F, 1, b'k', 42]);
     groups.add(&element.into(), super::ProcessingTime(0)).unwrap();
@@ -160,7 +160,7 @@ fn windows_without_a_known_end() {
     assert_eq!(groups.take_panes(super::Grain::Block).count(), 0);
     assert_eq!(groups.hold(), EventTime(7));
     groups.advance_watermark(EventTime::MAX).unwrap();
-    let panes: Vec<_> = groups.take_panes(super::Grain::Block).map(Result::unwrap).collect();
+    let panes: Vec<_> = groups.take_panes(super::Grain::Block).map(|pane| pane.unwrap().data).collect();
     assert_eq!(panes[0][..8], EventTime(7).to_bytes());
     assert_eq!(groups.hold(), EventTime::MAX);
 }

@@ -47,7 +47,7 @@ pub(super) struct Given {
 impl Groups {
     pub(super) fn new(grouping: &Grouping, windows: Windows) -> Self {
         Self {
-            groups: GroupByKey::new(grouping.clone(), "Group".to_owned()),
+            groups: GroupByKey::in_memory(grouping.clone()),
             grouping: grouping.clone(),
             windows,
             asks: VecDeque::new(),
@@ -102,7 +102,7 @@ impl Groups {
                 self.groups.advance_watermark(watermark).unwrap();
             }
         }
-        let panes: Vec<_> = self.groups.take_panes(Grain::Element).map(Result::unwrap).collect();
+        let panes: Vec<_> = self.groups.take_panes(Grain::Element).map(|pane| pane.unwrap().data).collect();
         panes.iter().map(|pane| self.pane(pane)).collect()
     }
 

@@ -4,11 +4,13 @@
 //! against a [`model::Model`], which reckons all watermarks anew. In the end all collections are what
 //! [`expected`] computes without any schedule.
 
+mod awaits;
 mod expected;
 mod groups;
 mod judge;
 mod model;
 mod plan;
+mod splits;
 mod work;
 mod world;
 

@@ -5,9 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::super::*;
 use super::super::Random;
+use super::awaits::{Awaits, Live};
 use super::groups::Groups;
-use super::model::{Model, Taken};
+use super::model::{Instance, Model, Taken};
 use super::plan::Case;
+use super::splits::Asked;
 use super::work::{Batch, Effects, Element, State, StateKey, Worker, expiry, window_start};
 use crate::plan::{Stage, TimerKind};
 
@@ -26,7 +28,7 @@ pub(super) struct Open {
 }
 
 /// What happens, as the model sees it.
-enum Happening {
+pub(super) enum Happening {
     Started,
     Succeeded {
         bundle: BundleId,
@@ -35,6 +37,11 @@ enum Happening {
         residuals: Residuals,
     },
     Failed(BundleId),
+    Split {
+        bundle: BundleId,
+        kept: Vec<Instance>,
+        given_back: Residuals,
+    },
     Collected {
         node: NodeId,
         blocks: Vec<Block<Batch>>,
@@ -46,8 +53,8 @@ enum Happening {
     Nothing,
 }
 
-type Outputs = Vec<(CollectionId, Vec<Block<Batch>>)>;
-type Residuals = Vec<(Block<Batch>, Duration)>;
+pub(super) type Outputs = Vec<(CollectionId, Vec<Block<Batch>>)>;
+pub(super) type Residuals = Vec<(Block<Batch>, Duration)>;
 
 #[derive(Default)]
 pub(super) struct SideInput {
@@ -62,10 +69,15 @@ pub(super) struct World<'a> {
     pub(super) model: Model,
     pub(super) slots: Vec<usize>,
     pub(super) running: BTreeMap<BundleId, Open>,
+    /// What bundles have been asked and not answered.
+    pub(super) asked: Vec<Asked>,
     /// Attempts that have been answered or given up.
     pub(super) old: Vec<(BundleId, Attempt, NodeId)>,
     pub(super) groups: BTreeMap<NodeId, Groups>,
+    pub(super) awaits: BTreeMap<NodeId, Awaits>,
     pub(super) sides: BTreeMap<CollectionId, SideInput>,
+    /// Those that go on changing.
+    pub(super) live: BTreeMap<CollectionId, Live>,
     pub(super) states: BTreeMap<StateKey, State>,
     pub(super) wake: Option<ProcessingTime>,
     pub(super) test_stream_asked: bool,
@@ -91,6 +103,8 @@ pub(super) struct World<'a> {
 pub(super) enum Seen {
     Bundle,
     Retry,
+    Split,
+    SplitAsked,
     LateReply,
     LateElement,
     DroppedByStage,
@@ -104,14 +118,18 @@ pub(super) enum Seen {
     Truncated,
     TestStreamEvent,
     SideInput,
+    LiveSideInput,
+    Waits,
     Drained,
     Done,
 }
 
 impl Seen {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Bundle,
         Self::Retry,
+        Self::Split,
+        Self::SplitAsked,
         Self::LateReply,
         Self::LateElement,
         Self::DroppedByStage,
@@ -125,6 +143,8 @@ impl Seen {
         Self::Truncated,
         Self::TestStreamEvent,
         Self::SideInput,
+        Self::LiveSideInput,
+        Self::Waits,
         Self::Drained,
         Self::Done,
     ];
@@ -139,13 +159,23 @@ impl<'a> World<'a> {
             }
             _ => None,
         });
+        let awaits = case.plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
+            Node::AwaitSideInputs { side_inputs, .. } => {
+                let sides = side_inputs.iter().map(|side| side.collection).collect();
+                Some((NodeId(index), Awaits::new(sides)))
+            }
+            _ => None,
+        });
         Self {
             groups: groups.collect(),
+            awaits: awaits.collect(),
+            live: BTreeMap::new(),
             case,
             random,
             model: Model::new(case.plan.clone()),
             slots,
             running: BTreeMap::new(),
+            asked: Vec::new(),
             old: Vec::new(),
             sides: BTreeMap::new(),
             states: BTreeMap::new(),
@@ -220,6 +250,9 @@ impl<'a> World<'a> {
             self.seen.insert(Seen::LateReply);
             return (reply, Happening::Nothing);
         }
+        if let Some(split) = self.answer_or_split() {
+            return split;
+        }
         if self.random.one_in(25) {
             // Before its time, or without having been asked for.
             self.wake = None;
@@ -227,12 +260,15 @@ impl<'a> World<'a> {
         }
         let bundles: Vec<_> = self.running.keys().copied().collect();
         let asked = |groups: &Groups| !groups.asks.is_empty() || groups.is_answering();
-        let groups: Vec<_> =
+        let mut groups: Vec<_> =
             self.groups.iter().filter(|(_, groups)| asked(groups)).map(|(id, _)| *id).collect();
+        groups.extend(self.awaits.iter().filter(|(_, awaits)| !awaits.is_idle()).map(|(id, _)| *id));
+        let changed = |live: &Live| !live.asks.is_empty();
+        let live: Vec<_> = self.live.iter().filter(|(_, live)| changed(live)).map(|(id, _)| *id).collect();
         let unready = |side: &SideInput| side.sealed && !side.ready;
         let sides: Vec<_> = self.sides.iter().filter(|(_, side)| unready(side)).map(|(id, _)| *id).collect();
         let mut choice = {
-            let choices = bundles.len() + groups.len() + sides.len();
+            let choices = bundles.len() + groups.len() + sides.len() + live.len();
             let choices = choices + usize::from(self.wake.is_some()) + usize::from(self.test_stream_asked);
             assert!(choices > 0, "nothing is under way, and the job has not ended");
             self.random.below(choices)
@@ -245,6 +281,12 @@ impl<'a> World<'a> {
             return self.collected(*node);
         }
         choice -= groups.len();
+        if let Some(collection) = live.get(choice) {
+            self.seen.insert(Seen::LiveSideInput);
+            self.live.get_mut(collection).unwrap().take_in();
+            return (EngineEvent::SideInputUpdated { collection: *collection }, Happening::Nothing);
+        }
+        choice -= live.len();
         if let Some(collection) = sides.get(choice) {
             self.sides.get_mut(collection).unwrap().ready = true;
             return (EngineEvent::SideInputReady { collection: *collection }, Happening::Nothing);
@@ -267,10 +309,14 @@ impl<'a> World<'a> {
     /// An answer that comes too late, of work that has been done otherwise.
     fn old_reply(&mut self) -> Option<EngineEvent<Batch>> {
         let (bundle, attempt, node) = *self.old.get(self.random.below(self.old.len()))?;
-        if self.random.one_in(2) {
+        if self.random.one_in(3) {
             return Some(EngineEvent::BundleFailed { bundle, attempt, fault: Fault::user("late").fatal() });
         }
         let garbage = Batch::block(0, vec![Element::new(13, EventTime(0))]);
+        if self.random.one_in(2) {
+            let given_back = vec![(garbage.clone(), Duration::ZERO)];
+            return Some(EngineEvent::BundleSplit { bundle, attempt, kept: vec![garbage], given_back });
+        }
         let id = TimerId { family: 0, key: "0".into(), window: "0".into(), tag: "late".into() };
         let time = EventTime(0);
         let timer = Timer { id, fire: time, hold: time, pane: Default::default(), expiry: EventTime::MAX };
@@ -400,7 +446,11 @@ impl<'a> World<'a> {
 
     fn collected(&mut self, node: NodeId) -> (EngineEvent<Batch>, Happening) {
         let random = &mut self.random;
-        let given = self.groups.get_mut(&node).unwrap().answer(|count| random.below(count + 1));
+        let some = |count| random.below(count + 1);
+        let given = match self.groups.get_mut(&node) {
+            Some(groups) => groups.answer(some),
+            None => self.awaits.get_mut(&node).unwrap().answer(some),
+        };
         let output = self.case.plan.nodes[node.0].outputs()[0];
         let elements = given.elements.into_iter().map(|element| self.sent(output, element)).collect();
         let (blocks, done) = (self.blocks(elements), given.done);
@@ -432,11 +482,14 @@ impl<'a> World<'a> {
             Happening::Collected { node, blocks, done } => {
                 self.model.deliver(self.case.plan.nodes[node.0].outputs()[0], &blocks);
                 if let Some(done) = done {
+                    let waits = self.awaits.contains_key(&node) && done.hold < EventTime::MAX;
+                    self.seen.extend(waits.then_some(Seen::Waits));
                     self.model.answered(node, done.hold);
                 }
             }
             Happening::TestStream(step) if !self.drained => self.test_stream(step),
             Happening::Drained => self.drain(),
+            Happening::Split { bundle, kept, given_back } => self.has_split(bundle, kept, given_back),
             Happening::TestStream(_) | Happening::Nothing => {}
         }
     }
@@ -467,13 +520,7 @@ impl<'a> World<'a> {
         for (collection, blocks) in outputs {
             self.model.deliver(collection, &blocks);
         }
-        for (block, delay) in residuals {
-            let millis = delay.as_micros().div_ceil(1_000) as i64;
-            self.seen.extend((millis > 0).then_some(Seen::Delay));
-            let not_before =
-                if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
-            self.model.arrive(node, block, not_before);
-        }
+        self.arrive_later(node, residuals);
         let (latest, test_clock) = (self.latest, self.test_clock);
         let due = |fire: i64| match test_clock {
             // As long after the test's time as it is after the machine's.
@@ -481,6 +528,16 @@ impl<'a> World<'a> {
             None => fire,
         };
         self.model.change_timers(node, effects.timers, due);
+    }
+
+    pub(super) fn arrive_later(&mut self, node: NodeId, blocks: Residuals) {
+        for (block, delay) in blocks {
+            let millis = delay.as_micros().div_ceil(1_000) as i64;
+            self.seen.extend((millis > 0).then_some(Seen::Delay));
+            let not_before =
+                if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
+            self.model.arrive(node, block, not_before);
+        }
     }
 
     fn test_stream(&mut self, step: TestStreamStep<Batch>) {

@@ -1,0 +1,104 @@
+//! What a running bundle has written so far: cut as the plan wants it and put into the storage as it arrives, so that a bundle's
+//! output may be larger than memory.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::may_wait;
+use super::splits::{Input, Split};
+use crate::engine::Block;
+use crate::fault::Fault;
+use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
+use crate::ports::{BundleSplit, OutputReceiver, SplitTaken, Storage, StoredBlock, TimerBlock};
+use crate::runner_transforms::elements::Cutter;
+
+/// By collection, as the engine wants it.
+pub(super) type ByCollection = Vec<(CollectionId, Vec<Block<StoredBlock>>)>;
+
+/// What the sinks of one attempt wrote, and the timers that were set.
+pub(super) struct Outputs {
+    plan: Arc<ExecutionPlan>,
+    node: NodeId,
+    storage: Arc<dyn Storage>,
+    input: Arc<Input>,
+    split: mpsc::Sender<Split>,
+    written: Mutex<Written>,
+}
+
+#[derive(Default)]
+struct Written {
+    sinks: BTreeMap<CollectionId, Cutter>,
+    timers: Vec<TimerBlock>,
+}
+
+impl Outputs {
+    /// `split`: takes what is given back of `input`.
+    pub(super) fn new(
+        plan: Arc<ExecutionPlan>,
+        node: NodeId,
+        storage: Arc<dyn Storage>,
+        input: Arc<Input>,
+        split: mpsc::Sender<Split>,
+    ) -> Self {
+        Self { plan, node, storage, input, split, written: Mutex::default() }
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Errors: the stage has no such sink.
+    fn collection(&self, sink: &str) -> Result<CollectionId, Fault> {
+        let Node::Stage(stage) = &self.plan.nodes[self.node.0] else {
+            return Err(Fault::runner("only stages have bundles"));
+        };
+        stage.sinks.get(sink).copied().ok_or_else(|| {
+            Fault::environment(format!("a worker wrote to {sink:?}, which is no sink of its stage"))
+        })
+    }
+
+    pub(super) fn take_timers(&self) -> Vec<TimerBlock> {
+        std::mem::take(&mut self.written().timers)
+    }
+
+    /// All that was written, by collection.
+    ///
+    /// Errors: the storage has no room.
+    pub(super) fn take(&self) -> Result<ByCollection, Fault> {
+        let sinks = std::mem::take(&mut self.written().sinks);
+        let finish = |(id, cutter): (_, Cutter)| Ok((id, cutter.finish(self.storage.as_ref())?));
+        sinks.into_iter().map(finish).collect()
+    }
+}
+
+impl OutputReceiver for Outputs {
+    fn receive(&self, transform_id: &str, data: Bytes) -> Result<(), Fault> {
+        let id = self.collection(transform_id)?;
+        let storage = self.storage.as_ref();
+        // Other sinks of the bundle wait meanwhile: they are written by the same worker.
+        let mut written = self.written();
+        let cutter = written.sinks.entry(id).or_insert_with(|| Cutter::new(storage));
+        cutter.add(&self.plan.collections[id.0], data, storage)
+    }
+
+    fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
+        self.written().timers.push(timers);
+        Ok(())
+    }
+
+    fn receive_split(&self, split: &BundleSplit) -> Result<SplitTaken, Fault> {
+        let (taken, split) = self.input.split(split)?;
+        if let Some(split) = split {
+            let full = |_| Fault::runner("a bundle was split more often than the engine could be told");
+            self.split.try_send(split).map_err(full)?;
+        }
+        Ok(taken)
+    }
+
+    fn may_wait(&self, bytes: u64) -> bool {
+        may_wait(self.storage.as_ref(), bytes)
+    }
+}

@@ -1,0 +1,241 @@
+"""Running bundles are shared with idle workers, and asked how far they are; workers are asked for their own metrics."""
+
+import os
+import threading
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam import coders
+from apache_beam.io.restriction_trackers import OffsetRange, OffsetRestrictionTracker
+from apache_beam.metrics import Metrics
+from apache_beam.metrics.execution import MetricsEnvironment
+from apache_beam.metrics.metricbase import MetricName
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_job_api_pb2 as jobs
+from apache_beam.transforms.core import RestrictionProvider
+
+import harness
+import wire
+
+SPACE = 'beamline.tests.splits'
+ELEMENTS = 150
+PAUSE = 0.015  # seconds for each
+SECONDS = 30  # nothing here may take longer
+FAIL_FIRST = '--inject_bundle_failures=first_attempt'
+INFOS = common_urns.monitoring_info_specs
+READ_INDEX = INFOS.DATA_CHANNEL_READ_INDEX.spec.urn
+WORK_LEFT = INFOS.WORK_REMAINING.spec.urn
+
+
+@pytest.fixture
+def stub(endpoint):
+  with wire.job_service(endpoint) as service:
+    yield service
+
+
+# --- Work that takes its time
+
+_LOCK = threading.Lock()
+_RUNNING = [0, 0]  # in this process: now, at most
+
+
+def slow(element):
+  """Tells by which process it was done."""
+  with _LOCK:
+    _RUNNING[0] += 1
+    _RUNNING[1] = max(_RUNNING)
+  time.sleep(PAUSE)
+  Metrics.counter(SPACE, 'done').inc()
+  Metrics.distribution(SPACE, 'process', process_wide=True).update(element)
+  with _LOCK:
+    _RUNNING[0] -= 1
+  return element, os.getpid()
+
+
+def pause(_):
+  time.sleep(0.2)
+  return []
+
+
+def when_there_are_workers(pipeline, numbers):
+  """These come together, when two workers have been started for something else: a small bundle is not worth that."""
+  nothing = pipeline | 'For two' >> beam.Create([1, 1]) | 'Read' >> beam.ParDo(_Count(), pause)
+  numbers = pipeline | 'Numbers' >> beam.Create(numbers)
+  return (numbers, nothing) | beam.Flatten() | beam.Reshuffle()
+
+
+def elements(pipeline):
+  """So little data is one bundle."""
+  return when_there_are_workers(pipeline, range(ELEMENTS)) | 'Slow' >> beam.Map(slow)
+
+
+class _Range(RestrictionProvider):
+  def initial_restriction(self, element):
+    return OffsetRange(0, element)
+
+  def create_tracker(self, restriction):
+    return OffsetRestrictionTracker(restriction)
+
+  def restriction_size(self, element, restriction):
+    return restriction.size()
+
+
+class _Count(beam.DoFn):
+  """One restriction for all."""
+  def process(self, element, work, tracker=beam.DoFn.RestrictionParam(_Range())):  # pylint: disable=arguments-differ
+    position = tracker.current_restriction().start
+    while tracker.try_claim(position):
+      yield from work(position)
+      position += 1
+
+
+def restriction(pipeline):
+  return when_there_are_workers(pipeline, [ELEMENTS]) | 'Slow' >> beam.ParDo(_Count(), lambda position: [slow(position)])
+
+
+def start(endpoint, work, environment=('LOOPBACK', None), options=()):
+  """Starts a job whose check is that every number was done once. Returns that, and where the check writes."""
+  _RUNNING[:] = [0, 0]
+  arguments = harness.portable_options(endpoint, environment, ['--sdk_workers=2', *options])
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+
+  def all_once(results):
+    assert sorted(number for number, _ in results) == list(range(ELEMENTS)), results
+    for pid in {pid for _, pid in results}:
+      Metrics.counter(SPACE, 'process %d' % pid).inc()
+
+  harness.check_with(work(pipeline), all_once)
+  return pipeline.run()
+
+
+def finish(result):
+  harness.wait_or_cancel(result)
+  assert harness.checks_passed(result) == 1
+
+
+def metrics_of(stub, result):
+  return stub.GetJobMetrics(
+      jobs.GetJobMetricsRequest(job_id=result._job_id),  # pylint: disable=protected-access
+      timeout=wire.CALL_SECONDS).metrics
+
+
+def counted(infos, name):
+  return sum(coders.VarIntCoder().decode(info.payload) for info in infos
+             if (info.labels.get('NAMESPACE'), info.labels.get('NAME')) == (SPACE, name))
+
+
+def processes(infos):
+  return [info.labels['NAME'] for info in infos if info.labels.get('NAMESPACE') == SPACE and
+          info.labels['NAME'].startswith('process ')]
+
+
+# --- Splits
+
+WORK = {'between elements': elements, 'within an element': restriction}
+
+
+def over_work(test):
+  return pytest.mark.parametrize('work', WORK.values(), ids=WORK)(test)
+
+
+@over_work
+def test_an_idle_worker_gets_a_part_of_the_bundle_that_runs(work, endpoint, external, stub):
+  """Two processes."""
+  result = start(endpoint, work, external)
+  finish(result)
+  metrics = metrics_of(stub, result)
+  assert len(processes(metrics.committed)) == 2
+  assert counted(metrics.committed, 'done') == ELEMENTS
+  assert process_wide(metrics) == (ELEMENTS, sum(range(ELEMENTS)), 0, ELEMENTS - 1)
+
+
+@over_work
+@pytest.mark.parametrize('options', [(), (FAIL_FIRST,)], ids=['', 'first attempts fail'])
+def test_what_is_given_back_is_done_once(options, work, endpoint, stub):
+  result = start(endpoint, work, options=options)
+  finish(result)
+  assert _RUNNING == [0, 2]
+  metrics = metrics_of(stub, result)
+  assert counted(metrics.committed, 'done') == ELEMENTS
+  attempted = counted(metrics.attempted, 'done')
+  if options:
+    # Another attempt is at what was left to the bundle, not at what others have done. But it may be split as well,
+    # and then others make two attempts at that.
+    assert 2 * ELEMENTS <= attempted < 3 * ELEMENTS
+  else:
+    assert attempted == ELEMENTS
+
+
+@over_work
+def test_a_bundle_that_is_to_be_whole_is_not_split(work, endpoint):
+  finish(start(endpoint, work, options=('--bundle_size=unbounded',)))
+  assert _RUNNING == [0, 1]
+
+
+# --- How far a bundle is
+
+
+@over_work
+def test_progress(work, endpoint, stub):
+  """What a bundle has done is seen while it runs, but not as committed."""
+  options = ('--bundle_size=unbounded', FAIL_FIRST)
+  result = start(endpoint, work, options=options)
+  try:
+    seen, read, left = watch(stub, result)
+  finally:
+    harness.wait_or_cancel(result)
+  between = {count for count in seen if 0 < count < ELEMENTS}
+  assert between, seen
+  assert seen == sorted(seen), 'it goes back'
+  metrics = metrics_of(stub, result)
+  assert counted(metrics.committed, 'done') == ELEMENTS
+  assert counted(metrics.attempted, 'done') == 2 * ELEMENTS
+  if work is elements:
+    assert any(0 < index < ELEMENTS - 1 for index in read), read
+  else:
+    assert any(0 < work < float('inf') for work in left), left
+
+
+def watch(stub, result):
+  """What is seen while nothing of the work is committed: elements done, the index of the element that was read last,
+  and how much work is left."""
+  seen, read, left = [], [], []
+  deadline = time.monotonic() + SECONDS
+  while True:
+    metrics = metrics_of(stub, result)
+    if counted(metrics.committed, 'done'):
+      return seen, read, left
+    assert time.monotonic() < deadline, seen
+    seen.append(counted(metrics.attempted, 'done'))
+    read += [coders.VarIntCoder().decode(info.payload) for info in metrics.attempted if info.urn == READ_INDEX]
+    left += [work for info in metrics.attempted if info.urn == WORK_LEFT
+             for work in coders.IterableCoder(coders.FloatCoder()).decode(info.payload)]
+    time.sleep(0.1)
+
+
+# --- What workers have done as a whole
+
+
+def process_wide(metrics):
+  """The distribution of the processes, merged: count, sum, least and most. It is there once, and only as attempted."""
+  def infos(of):
+    labels = ('NAMESPACE', SPACE), ('NAME', 'process')
+    return [info for info in of if all(info.labels.get(key) == value for key, value in labels)]
+
+  assert not infos(metrics.committed)
+  info, = infos(metrics.attempted)
+  assert 'PTRANSFORM' not in info.labels
+  stream = coders.coder_impl.create_InputStream(info.payload)
+  return tuple(stream.read_var_int64() for _ in range(4))
+
+
+def test_workers_that_are_threads_of_one_process_are_not_counted_twice(endpoint, stub):
+  result = start(endpoint, elements)
+  finish(result)
+  assert _RUNNING == [0, 2], 'there are two workers'
+  # Earlier tests have counted here too.
+  container = MetricsEnvironment.process_wide_container()
+  so_far = container.get_distribution(MetricName(SPACE, 'process')).get_cumulative()
+  assert process_wide(metrics_of(stub, result)) == (so_far.count, so_far.sum, so_far.min, so_far.max)
