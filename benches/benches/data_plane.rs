@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use beam_model::coders::{PaneInfo, varint, windowed_value};
 use beam_model::pipeline::ArtifactInformation;
 use beam_model::time::EventTime;
-use beamline_benches::loopback::Loopback;
+use beamline_benches::loopback::{LARGE_FRAMES, Loopback};
 use beamline_benches::scripted::{Workload, script};
 use beamline_tests::scripted_harness::ScriptedHarness;
 use bytes::Bytes;
@@ -103,6 +103,7 @@ impl Stage {
         let server = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(LARGE_FRAMES)
             .add_routes(routes.routes());
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         tokio::spawn(server.serve_with_incoming(incoming));
@@ -161,8 +162,8 @@ fn block() -> (Bytes, usize) {
 
 fn data_plane(criterion: &mut Criterion) {
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return };
-    let started =
-        runtime.block_on(async { Ok::<_, Failed>((Stage::start().await?, Loopback::start().await?)) });
+    let started = runtime
+        .block_on(async { Ok::<_, Failed>((Stage::start().await?, Loopback::start(LARGE_FRAMES).await?)) });
     let (stage, loopback) = match started {
         Ok(started) => started,
         Err(error) => {

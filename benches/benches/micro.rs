@@ -96,7 +96,7 @@ fn partition(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("divide by key");
     group.throughput(Throughput::Elements(ELEMENTS as u64));
     group.bench_function("pairs of 100 B", |bencher| {
-        bencher.iter(|| black_box(elements::cut(&keyed, vec![block.clone()], storage.as_ref()).is_ok()));
+        bencher.iter(|| black_box(elements::cut(&keyed, [block.clone()], storage.as_ref()).is_ok()));
     });
     group.finish();
 }

@@ -19,7 +19,10 @@ use tonic::{Request, Response, Status, Streaming};
 /// As wide as Beamline's own.
 pub(crate) const STREAM_WINDOW: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 64 << 20;
-/// As large as the data plane's own frames.
+/// The largest HTTP/2 frames that Beamline takes, and those that are usual.
+pub const LARGE_FRAMES: u32 = 256 << 10;
+pub const USUAL_FRAMES: u32 = 16 << 10;
+/// As large as the data plane's own messages.
 const FRAME_BYTES: u64 = 1 << 20;
 
 type Failed = Box<dyn Error + Send + Sync>;
@@ -37,14 +40,17 @@ impl Drop for Loopback {
 }
 
 impl Loopback {
+    /// `http2_frame`: the most bytes of an HTTP/2 frame.
+    ///
     /// Errors: there is no port, or no connection.
-    pub async fn start() -> Result<Self, Failed> {
+    pub async fn start(http2_frame: u32) -> Result<Self, Failed> {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let service = BeamFnDataServer::new(Replies).max_decoding_message_size(usize::MAX);
         let serving = Server::builder()
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(http2_frame)
             .add_service(service)
             .serve_with_incoming(TcpIncoming::from(listener).with_nodelay(Some(true)));
         let server = tokio::spawn(serving);
@@ -52,6 +58,7 @@ impl Loopback {
             .tcp_nodelay(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(http2_frame)
             .connect()
             .await?;
         let client = BeamFnDataClient::new(channel).max_decoding_message_size(usize::MAX);

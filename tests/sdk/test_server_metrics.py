@@ -83,8 +83,8 @@ def test_a_job_is_seen_in_the_metrics(tmp_path):
   assert after['beamline_bundle_seconds_count'] == bundles
   assert after['beamline_bundle_seconds_bucket{le="+Inf"}'] == bundles
   assert after['beamline_bundle_seconds_sum'] > 0
-  # One worker had them all, and waited before each but the first.
-  assert after['beamline_worker_wait_seconds_count'] == bundles - 1
+  # One worker had them all, and may have waited before each but the first.
+  assert 0 < after['beamline_worker_wait_seconds_count'] < bundles
   assert after['beamline_waiting_blocks'] == after['beamline_waiting_bytes'] == 0
   assert after['process_cpu_seconds_total'] > 0
   assert after['process_resident_memory_bytes'] > 1_000_000

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use beamline_benches::loopback::Loopback;
+use beamline_benches::loopback::{LARGE_FRAMES, Loopback, USUAL_FRAMES};
 use beamline_benches::scripted::{ELEMENT_BYTES, Jobs, Workload, script};
 use beamline_tests::scripted_harness::ScriptedHarness;
 use clap::Parser;
@@ -54,7 +54,7 @@ async fn main() -> Result<(), Failed> {
     let harness = ScriptedHarness::start(script(elements, counted.clone())).await;
     let server = Server::start(&arguments.beamline)?;
     let jobs = Jobs::connect(&server.endpoint).await?;
-    let loopback = Loopback::start().await?;
+    let loopback = Loopback::start(LARGE_FRAMES).await?;
     println!(
         "{} M elements of {ELEMENT_BYTES} bytes, {} workers, medians of {} rounds, {} cores\n",
         arguments.millions,
@@ -98,9 +98,21 @@ async fn main() -> Result<(), Failed> {
         print(*workload, elements, &rounds);
     }
     println!("\nServer's peak: {} MB", server.peak_megabytes()?);
+    for (name, frames) in [("usual", USUAL_FRAMES), ("large", LARGE_FRAMES)] {
+        let loopback = Loopback::start(frames).await?;
+        let before = own_cpu();
+        let took = loopback.stream(STREAMED, STREAMED).await?.as_secs_f64();
+        println!(
+            "gRPC streaming of 1 GiB there and back, {name} HTTP/2 frames of {} KiB: {took:.2} s, {:.2} s of CPU",
+            frames >> 10,
+            own_cpu() - before
+        );
+    }
     Ok(())
 }
 
+/// For the comparison of frame sizes.
+const STREAMED: u64 = 1 << 30;
 /// Of a windowed value in the global window.
 const HEADER_BYTES: usize = 13;
 

@@ -40,6 +40,7 @@ use super::state::StateClient;
 /// As wide as the SDKs' own: a data stream is not to wait for round trips.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+const FRAME: u32 = 256 << 10;
 
 /// What the bundles of a worker share.
 struct Worker {
@@ -363,7 +364,8 @@ async fn connect(
     let endpoint = Endpoint::from_str(&format!("http://{url}"))?
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW);
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME);
     Ok(endpoint.connect_timeout(Duration::from_secs(10)).connect().await?)
 }
 

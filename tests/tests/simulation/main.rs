@@ -27,8 +27,8 @@ use runner_core::backend::Outcome;
 use runner_core::engine::{BundlePolicy, LAST_TIMERS};
 use runner_core::executor::{Clock, Execution, FaultInjection, Progress, Wish, run};
 use runner_core::plan::{PlanGrain, plan_pipeline};
-use runner_core::ports::JobBundleFactory;
 use runner_core::ports::memory::MemoryStorage;
+use runner_core::ports::{JobBundleFactory, Storage};
 use tokio::sync::watch;
 
 use case::{Case, Row};
@@ -90,6 +90,7 @@ impl Ran {
         environment: &Environment,
         workers: Arc<dyn JobBundleFactory>,
         clock: Clock,
+        storage: Arc<dyn Storage>,
     ) -> (Self, Execution) {
         let Simulated { case, policy, grain, inject, .. } = simulated;
         let plan = plan_pipeline(&proto::pipeline(case, environment), *grain);
@@ -98,7 +99,6 @@ impl Ran {
         let (_wish, wish) = watch::channel(Wish::GoOn);
         let (policy, inject) = (*policy, *inject);
         let (seen, last_timers) = (progress.clone(), LAST_TIMERS);
-        let storage = MemoryStorage::unlimited();
         let execution =
             Execution { plan, workers, policy, inject, progress: seen, storage, wish, last_timers, clock };
         (Self { progress, _wish }, execution)
@@ -123,7 +123,14 @@ fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
     let environment = Environment { urn: "beam:env:default:v1".to_owned(), ..Default::default() };
     let written = Arc::new(functions::Written::default());
     let workers = Arc::new(Workers::new(functions::script(case, chance, &written), chance.clone()));
-    let (ran, execution) = Ran::begin(&simulated, &environment, workers.clone(), Clock::Runtime);
+    let (ran, execution) = Ran::begin(
+        &simulated,
+        &environment,
+        workers.clone(),
+        Clock::Runtime,
+        // What reads from disk does so on threads, and would make the run another one each time.
+        MemoryStorage::unlimited(),
+    );
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, run(execution)).await });
@@ -137,7 +144,7 @@ fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
 /// Else a case could not be looked into again.
 #[test]
 fn a_seed_is_the_same_each_time() {
-    for seed in seeds(CASES).take(100) {
+    for seed in seeds(CASES).take(40) {
         assert_eq!(simulate(seed), simulate(seed), "SEED={seed}");
     }
 }

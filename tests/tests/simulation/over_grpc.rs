@@ -12,6 +12,7 @@ use fn_harness_bridge::{BridgeConfig, FnHarnessBridge, JobWorkers};
 use runner_core::executor::Clock;
 use runner_core::fault::Fault;
 use runner_core::ports::*;
+use state_store::DiskStorage;
 use tokio::net::TcpListener;
 use tonic::service::RoutesBuilder;
 use tonic::transport::Server;
@@ -142,7 +143,11 @@ async fn simulate(bridge: &FnHarnessBridge, seed: u64) {
         logs: Arc::new(Nowhere),
     });
     let workers = Arc::new(Noting { workers, committed: Committed::default() });
-    let (ran, execution) = Ran::begin(&simulated, &environment, workers.clone(), Clock::Machine);
+    // Half of the jobs have next to no memory.
+    let limit = if simulated.chance.one_in(2) { 1 << 10 } else { u64::MAX };
+    let spilled = tempfile::tempdir().unwrap();
+    let storage = Arc::new(DiskStorage::new(MemoryBudget::new(limit), spilled.path()).unwrap());
+    let (ran, execution) = Ran::begin(&simulated, &environment, workers.clone(), Clock::Machine, storage);
     let outcome = tokio::time::timeout(LIMIT, runner_core::executor::run(execution)).await;
     workers.close().await;
     let rows = written.of(&workers.committed.lock().unwrap());

@@ -31,6 +31,9 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// What a sender may have under way on one stream: a data stream must not wait for round trips.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+/// The largest HTTP/2 frame that a peer may send: the 16 KiB that are usual cost a large message dozens of frames. Not so
+/// large that a small message waits long behind one.
+const FRAME: u32 = 256 << 10;
 /// Streams on one connection; each worker has half a dozen, each client a few per job.
 const STREAMS: u32 = 1 << 20;
 /// After the jobs and workers have ended, for connections that are still open.
@@ -134,6 +137,7 @@ fn start_servers(
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .max_concurrent_streams(STREAMS)
             .add_routes(routes.clone());
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -12,17 +12,19 @@ mod handed_out;
 mod late;
 mod merging;
 mod outputs;
+mod progress;
 mod splits;
 mod state;
 mod test_stream;
 mod timers;
+mod workers;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
@@ -34,8 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
-use crate::meters::{Meters, WaitingShare};
-use crate::metrics::JobMetrics;
+use crate::meters::WaitingShare;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
@@ -49,7 +50,10 @@ use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
 pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
+pub use progress::Progress;
+use progress::with_user_names;
 use test_stream::Player;
+use workers::StageWorkers;
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
@@ -96,30 +100,6 @@ pub enum FaultInjection {
     None,
     /// The first attempt of every bundle fails after it has done all its work.
     FirstAttempts,
-}
-
-/// What others may see of a running job.
-#[derive(Default)]
-pub struct Progress {
-    pub metrics: Mutex<JobMetrics>,
-    pub bundles_committed: AtomicU64,
-    pub bundles_failed: AtomicU64,
-    /// What the author of the job is to be told when it has ended.
-    pub warnings: Mutex<Vec<String>>,
-    /// Of the server, to be counted in.
-    pub meters: Arc<Meters>,
-}
-
-impl Progress {
-    fn metrics(&self) -> std::sync::MutexGuard<'_, JobMetrics> {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn ask_workers(&self, workers: &dyn JobBundleFactory) {
-        for (worker, infos) in workers.worker_metrics().await {
-            self.metrics().worker_reported(worker, infos);
-        }
-    }
 }
 
 /// What a task reports.
@@ -195,41 +175,6 @@ struct Uncommitted {
     finalizer: Option<Box<dyn Finalizer>>,
     state: Option<Arc<BundleState>>,
     cache: Option<Arc<CacheUse>>,
-}
-
-/// The workers of one stage.
-struct StageWorkers {
-    ordinary: Arc<dyn StageBundleFactory>,
-    /// Truncates restrictions before it processes them; there if some may never end.
-    drain: Option<Arc<dyn StageBundleFactory>>,
-    /// Merges the windows of its state and timers; there if only the SDK can.
-    merge: Option<Arc<dyn StageBundleFactory>>,
-    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
-    combine: Vec<Arc<dyn StageBundleFactory>>,
-}
-
-impl StageWorkers {
-    fn of(plan: &ExecutionPlan, workers: &dyn JobBundleFactory) -> BTreeMap<NodeId, Self> {
-        let workers_of = |stage: &Stage| Self {
-            ordinary: workers.stage(stage.spec.clone()),
-            drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
-            merge: stage.keyed.as_ref().and_then(|keyed| match &keyed.merging {
-                Merging::Never | Merging::Sessions => None,
-                Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
-            }),
-            combine: stage.combines.iter().map(|combine| workers.stage(combine.spec.clone())).collect(),
-        };
-        plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
-    }
-
-    fn of_bundle(&self, draining: bool) -> attempt::Workers {
-        let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers {
-            stage: drain.unwrap_or(&self.ordinary).clone(),
-            merge: self.merge.clone(),
-            combine: self.combine.clone(),
-        }
-    }
 }
 
 struct Job {
@@ -443,7 +388,7 @@ impl Job {
              set {after} s after the end of their input"
         );
         tracing::warn!("{warning}");
-        self.execution.progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+        self.execution.progress.warn(warning);
     }
 
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
@@ -643,16 +588,4 @@ async fn wished(wish: &mut watch::Receiver<Wish>, granted: Wish) -> Wish {
         std::future::pending::<()>().await;
     }
     *wish.borrow()
-}
-
-/// Metrics name transforms by their ids in the pipeline; users know them by name.
-fn with_user_names(mut infos: Vec<MonitoringInfo>, names: &BTreeMap<String, String>) -> Vec<MonitoringInfo> {
-    for info in &mut infos {
-        if let Some(label) = info.labels.get_mut("PTRANSFORM")
-            && let Some(name) = names.get(label)
-        {
-            label.clone_from(name);
-        }
-    }
-    infos
 }

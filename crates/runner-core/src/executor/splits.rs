@@ -181,8 +181,8 @@ impl Input {
         let splits = || self.kept().map(|kept| kept.splits);
         let before = splits();
         let counted = self.clone();
-        let counted =
-            compute(self.storage.as_ref(), size(&self.blocks), move || counted.counts().map(|_| ())).await;
+        let count = move || counted.counts().map(|_| ());
+        let counted = compute(self.storage.as_ref(), size(&self.blocks), count).await;
         // What is malformed fails the bundle where it is read.
         if counted.is_err() || !self.is_worth_splitting(&control, helper).await {
             return false;

@@ -6,6 +6,7 @@ mod splits;
 mod streaming;
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use async_trait::async_trait;

@@ -19,6 +19,9 @@ pub use state_store::Error as StorageError;
 
 use options::JobSettings;
 
+/// This part of the memory is for what nobody counts: messages under way, and what the allocator keeps back.
+const UNCOUNTED_PART: u64 = 4;
+
 /// Runs jobs on this machine's engine.
 pub struct NativeRunner {
     bridge: FnHarnessBridge,
@@ -42,7 +45,8 @@ impl NativeRunner {
     /// # Errors
     /// No files can be made in `spill_dir`.
     pub fn new(bridge: FnHarnessBridge, config: NativeConfig) -> Result<Self, StorageError> {
-        let storage = DiskStorage::new(MemoryBudget::new(config.memory_limit), &config.spill_dir)?;
+        let counted = config.memory_limit - config.memory_limit / UNCOUNTED_PART;
+        let storage = DiskStorage::new(MemoryBudget::new(counted), &config.spill_dir)?;
         Ok(Self { bridge, config, storage: Arc::new(storage) })
     }
 }
