@@ -164,13 +164,8 @@ fn data_plane(criterion: &mut Criterion) {
     let Ok(runtime) = tokio::runtime::Runtime::new() else { return };
     let started = runtime
         .block_on(async { Ok::<_, Failed>((Stage::start().await?, Loopback::start(LARGE_FRAMES).await?)) });
-    let (stage, loopback) = match started {
-        Ok(started) => started,
-        Err(error) => {
-            eprintln!("{error}");
-            return;
-        }
-    };
+    assert!(started.is_ok(), "{:?}", started.err());
+    let Ok((stage, loopback)) = started else { return };
     let (block, elements) = block();
     let blocks = vec![block; BLOCKS];
     let bytes: usize = blocks.iter().map(Bytes::len).sum();
