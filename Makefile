@@ -12,13 +12,16 @@ ENV ?=
 DEBUG_BIN := target/debug/beamline
 RELEASE_BIN := target/release/beamline
 FLOOR_BIN := target/release/floor
+SCRIPTED_BIN := target/release/scripted
+# Seconds that a benchmark waits at most, before each job, for others to leave the machine alone.
+QUIET ?= 3
 # How many random cases of each simulation `make simulate` runs.
 SEEDS ?= 10000
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
 SDK_TEST_SECONDS ?= 1500
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-latency endurance fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-micro bench-scripted bench-latency endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -40,15 +43,23 @@ test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='
 	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) $(VENV_PYTHON) -m pytest -c tests/sdk/pytest.ini \
 	  --session-timeout=$(SDK_TEST_SECONDS) tests/sdk $(ARGS)
 
-simulate: ## random plans under random schedules, in release (SEEDS=10000; SEED=n for one case again)
-	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release simulation
+simulate: ## random plans and pipelines under random schedules and faults, in release (SEEDS=10000; SEED=n for one again)
+	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release --lib simulation
+	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p beamline-tests --release --test simulation
 
 conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/capabilities.md (SUITE=portable ENV=EXTERNAL for some)
 	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) $(if $(ENV),--env $(ENV)) $(ARGS)
 
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
 	cargo build --release -p beamline-benches --bin floor
-	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) --floor $(FLOOR_BIN) $(or $(ARGS),--output docs/benchmarks.md)
+	$(VENV_PYTHON) benches/run.py --beamline $(RELEASE_BIN) --floor $(FLOOR_BIN) --quiet $(QUIET) $(or $(ARGS),--output docs/benchmarks.md)
+
+bench-micro: ## parts of the runner by themselves, each beside what is physically possible (ARGS=skip for some)
+	cargo bench -p beamline-benches --bench micro --bench engine --bench data_plane -- $(ARGS)
+
+bench-scripted: release ## elements per second with workers in Rust that cost nothing (ARGS='--millions 1')
+	cargo build --release -p beamline-benches --bin scripted
+	$(SCRIPTED_BIN) --beamline $(RELEASE_BIN) $(ARGS)
 
 bench-latency: release venv ## streaming latency beside Prism, to docs/latency.md (ARGS='--rounds N')
 	$(VENV_PYTHON) benches/latency.py --beamline $(RELEASE_BIN) --output docs/latency.md $(ARGS)

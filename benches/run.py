@@ -4,32 +4,35 @@
     python benches/run.py --beamline target/release/beamline [--prism PATH] [--floor PATH] [--job NAME] [--rounds N]
 
 Each job is submitted by this process with LOOPBACK workers, as the Python SDK's users do. A round
-runs it once on every runner, so that what else the machine does hits all of them alike. The figure
-is the wall time from `run()` to DONE as the client sees it; the table gives medians, and the ratio to
-each peer. Peers: Prism (`--prism`, or `prism` on the PATH) and the SDK's own in-process FnApiRunner,
-which needs no server.
+runs it once on every runner, in an order drawn anew, so that what else the machine does hits all of them
+alike. The figure is the wall time from `run()` to DONE as the client sees it; the tables give medians, and
+the ratio to each peer. The servers are fresh for each job, and the peak of their memory is counted
+anew in each run. Peers: Prism (`--prism`, or `prism` on the PATH), the SDK's own in-process FnApiRunner,
+which needs no server, and with `--flink HOST:PORT` a job server of Beam's for Flink that runs already.
 
 `--floor target/release/floor` adds two rows that are no runners. "Floor": the bundles that Beamline
-gave the worker in the round for warming up are replayed to it from memory, without a runner, so that
+gave the worker in a run that is not counted are replayed to it from memory, without a runner, so that
 what is above it is Beamline's own time. "Client alone" (smallest job only): a job server for which a
 job is DONE when it is run, and no worker is ever started.
 
-The table is printed, and written to the file that `--output` names.
+A second table has Beamline on the SDK's worker pool (EXTERNAL), with as many worker processes as it starts if
+nobody says how many: one for each core.
+
+The tables are printed, and written to the file that `--output` names.
 """
 
 import argparse
 import contextlib
+import dataclasses
 import datetime
 import logging
 import os
 import pathlib
 import platform
+import random
 import shutil
-import socket
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -38,154 +41,178 @@ sys.path.insert(0, str(HERE.parent / 'scripts'))
 from beamline_server import BeamlineServer  # pylint: disable=wrong-import-position
 
 import jobs  # pylint: disable=wrong-import-position
-
+import measured  # pylint: disable=wrong-import-position
 
 # What is below this line in the file of results is written by people.
 NOTES = '## What the figures say'
 
-# Between two jobs: threads of the last one end, and must not be counted to the next one.
-SETTLE_SECONDS = 0.1
-# Of all cores, before a job is begun on a shared machine.
-QUIET_SHARE = 0.9
-
-class Prism:
-  """One Prism server for all rounds."""
-  def __init__(self, binary):
-    with socket.socket() as s:
-      s.bind(('127.0.0.1', 0))
-      port = s.getsockname()[1]
-    self.endpoint = 'localhost:%d' % port
-    self.process = subprocess.Popen(
-        [binary, '--job_port=%d' % port, '--serve_http=false'],
-        stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while True:
-      try:
-        socket.create_connection(('127.0.0.1', port), timeout=1).close()
-        return
-      except OSError:
-        if time.monotonic() > deadline or self.process.poll() is not None:
-          raise SystemExit('Prism did not start')
-        time.sleep(0.05)
-
-  def stop(self):
-    self.process.terminate()
-    self.process.wait()
+BEAMLINE = 'Beamline'
+POOL = 'Beamline, worker pool'
+PRISM = 'Prism'
 
 
-class Floor:
-  """A job server that replays the first job it is given, run by `upstream`; see benches/src/floor."""
-  def __init__(self, binary, upstream=None):
-    self.folder = tempfile.TemporaryDirectory(prefix='beamline-floor-')
-    ready = pathlib.Path(self.folder.name, 'ready')
-    command = [binary, '--ready-file', str(ready)]
-    self.process = subprocess.Popen(
-        command + (['--upstream', upstream] if upstream else []), stdin=subprocess.DEVNULL)
-    deadline = time.monotonic() + 30
-    while not (ready.exists() and ready.read_text()):
-      if time.monotonic() > deadline or self.process.poll() is not None:
-        raise SystemExit('%s did not start' % binary)
-      time.sleep(0.01)
-    self.endpoint = ready.read_text()
-
-  def __enter__(self):
-    return self
-
-  def __exit__(self, *unused):
-    self.process.terminate()
-    self.process.wait()
-    self.folder.cleanup()
+@dataclasses.dataclass
+class Runner:
+  """arguments: of the pipeline. server: the process that runs the job; None if it is this one, or not ours.
+  pool: a process that starts workers."""
+  arguments: list
+  server: object = None
+  pool: object = None
 
 
-def portable(endpoint):
-  return [
-      '--runner=PortableRunner', '--job_endpoint=' + endpoint, '--environment_type=LOOPBACK'
+@dataclasses.dataclass
+class Figures:
+  """Of one run. client_cpu: of this process and of worker processes."""
+  wall: float
+  client_cpu: float
+  server_cpu: float
+  server_peak: float
+
+
+def portable(endpoint, environment=('LOOPBACK', None)):
+  kind, config = environment
+  arguments = [
+      '--runner=PortableRunner', '--job_endpoint=' + endpoint, '--environment_type=' + kind
   ]
+  return arguments + (['--environment_config=' + config] if config else [])
 
 
-def cpu_seconds(process):
-  """User and system time of a process so far."""
-  fields = pathlib.Path('/proc/%d/stat' % process.pid).read_text().rsplit(')', 1)[1].split()
-  return (int(fields[11]) + int(fields[12])) / os.sysconf('SC_CLK_TCK')
-
-
-def peak_megabytes(process):
-  for line in pathlib.Path('/proc/%d/status' % process.pid).read_text().splitlines():
-    if line.startswith('VmHWM:'):
-      return int(line.split()[1]) / 1024
-  return float('nan')
-
-
-def idle_share(seconds):
-  """How much of the machine nobody used while we slept."""
-  def times():
-    fields = [int(f) for f in pathlib.Path('/proc/stat').read_text().split('\n', 1)[0].split()[1:9]]
-    return sum(fields), fields[3] + fields[4]
-
-  (all_before, idle_before), _, (all_after, idle_after) = times(), time.sleep(seconds), times()
-  return (idle_after - idle_before) / max(1, all_after - all_before)
-
-
-def settle(quiet_seconds):
-  """Lets the last job's threads end, and waits at most so long for other people's processes."""
-  deadline = time.monotonic() + quiet_seconds
-  while idle_share(SETTLE_SECONDS) < QUIET_SHARE and time.monotonic() < deadline:
-    pass
-
-
-def measure(job, arguments, process, quiet_seconds):
-  """Wall time, CPU time of this process (the client and its worker), CPU time of the server."""
-  settle(quiet_seconds)
-  before = cpu_seconds(process) if process else 0.0
+def measure(job, runner, quiet_seconds):
+  measured.settle(quiet_seconds)
+  server, pool = runner.server, runner.pool
+  if server:
+    measured.reset_peak(server)
+  server_before = measured.cpu_seconds(server) if server else 0.0
+  pool_before = measured.cpu_seconds(pool, children=True) if pool else 0.0
   own_before = time.process_time()
   started = time.monotonic()
-  own = job(arguments)
+  own = job.run(runner.arguments)
   wall = own or time.monotonic() - started
   client = time.process_time() - own_before
-  return wall, client, (cpu_seconds(process) - before) if process else float('nan')
+  if pool:
+    client += measured.cpu_seconds(pool, children=True) - pool_before
+  if not server:
+    return Figures(wall, client, float('nan'), float('nan'))
+  server_cpu = measured.cpu_seconds(server) - server_before
+  return Figures(wall, client, server_cpu, measured.peak_megabytes(server))
 
 
-def run_job(name, job, runners, rounds, quiet_seconds):
-  """Rows of the table: runner, median wall, median CPU of client and server, the server's peak memory, ratio."""
-  figures = {runner: [] for runner in runners}
-  for number in range(rounds + 1):
-    for runner, (arguments, process) in runners.items():
-      figure = measure(job, arguments, process, quiet_seconds)
-      # The first round warms up imports, connections and caches, and is what the floor records.
-      if number:
-        figures[runner].append(figure)
-    print('%s: round %d of %d' % (name, number, rounds), file=sys.stderr)
-  medians = {
-      runner: [statistics.median(column) for column in zip(*figures[runner])]
-      for runner in runners
+@contextlib.contextmanager
+def runners_of(job, args):
+  """The runners of one job, their servers fresh."""
+  with contextlib.ExitStack() as servers:
+    start = servers.enter_context
+    beamline = start(BeamlineServer(args.beamline))
+    runners = {BEAMLINE: Runner(portable(beamline.endpoint), beamline.process)}
+    if job.pool:
+      pool = start(measured.WorkerPool())
+      arguments = portable(beamline.endpoint, ('EXTERNAL', pool.endpoint))
+      runners[POOL] = Runner(arguments, beamline.process, pool.process)
+    if args.prism:
+      prism = start(measured.Prism(args.prism))
+      runners[PRISM] = Runner(portable(prism.endpoint), prism.process)
+    if job.one_process:
+      runners['FnApiRunner (in process)'] = Runner(['--runner=FnApiRunner'])
+      if args.flink:
+        runners['Flink'] = Runner(portable(args.flink))
+      if args.floor:
+        floor = start(measured.Floor(args.floor, beamline.endpoint))
+        runners['Floor'] = Runner(portable(floor.endpoint), floor.process)
+        if job.small:
+          alone = start(measured.Floor(args.floor))
+          runners['Client alone'] = Runner(portable(alone.endpoint), alone.process)
+    yield runners
+
+
+def run_job(name, job, rounds, args):
+  """The medians of each runner: Figures, by its name."""
+  figures = {}
+  with runners_of(job, args) as runners:
+    # What is recorded first, and what warms up imports, connections and caches, is not counted.
+    for warming in [it for it in runners if job.small or it == 'Floor'] or [BEAMLINE]:
+      job.run(runners[warming].arguments)
+    for number in range(1, rounds + 1):
+      for runner in random.sample(list(runners), len(runners)):
+        figures.setdefault(runner, []).append(measure(job, runners[runner], args.quiet))
+      print('%s: round %d of %d' % (name, number, rounds), file=sys.stderr)
+  fields = [field.name for field in dataclasses.fields(Figures)]
+  return {
+      runner: Figures(*(statistics.median(getattr(run, field) for run in runs) for field in fields))
+      for runner, runs in figures.items()
   }
-  rows = []
-  for runner, (_, process) in runners.items():
-    wall, client, server = medians[runner]
-    peak = peak_megabytes(process) if process else float('nan')
-    if wall < 0.001:
-      continue  # It has no such part.
-    rows.append((runner, wall, client, server, peak, medians['Beamline'][0] / wall))
-  return rows
 
 
-def table(results, rounds, command):
-  def number(value, form):
-    return '–' if value != value else form % value
+def number(value, form):
+  return '–' if value != value else form % value
 
+
+def ratio(ours, theirs):
+  return '%.2f' % (ours / theirs) if ours == ours and theirs == theirs and theirs > 0 else '–'
+
+
+def peers_table(results):
   lines = [
-      'Machine: %d cores, %s. Date: %s. Medians of %s rounds. Command: `%s`.' % (
-          os.cpu_count(), platform.machine(), datetime.date.today().isoformat(), rounds, command),
-      '',
-      '| job | runner | wall s | client and worker CPU s | server CPU s | server peak MB (over all jobs so far) '
-      '| Beamline ÷ runner |',
-      '|---|---|--:|--:|--:|--:|--:|',
+      '| job | runner | wall s | client and worker CPU s | runner CPU s | runner peak MB '
+      '| Beamline ÷ runner: wall | CPU | peak |',
+      '|---|---|--:|--:|--:|--:|--:|--:|--:|',
   ]
-  for job, rows in results.items():
-    for runner, wall, client, server, peak, ratio in rows:
-      lines.append('| %s | %s | %.3f | %.3f | %s | %s | %.2f |' % (
-          job, runner, wall, client, number(server, '%.3f'), number(peak, '%.0f'), ratio))
-  return '\n'.join(lines) + '\n'
+  for job, medians in results.items():
+    ours = medians[BEAMLINE]
+    for runner in runners_in_order(medians):
+      its = medians[runner]
+      if runner == POOL or its.wall < 0.001:
+        continue  # It has a table of its own; or the client has it done before the job is submitted.
+      lines.append('| %s | %s | %.3f | %.3f | %s | %s | %s | %s | %s |' % (
+          job, runner, its.wall, its.client_cpu, number(its.server_cpu, '%.2f'),
+          number(its.server_peak, '%.0f'), ratio(ours.wall, its.wall),
+          ratio(ours.server_cpu, its.server_cpu), ratio(ours.server_peak, its.server_peak)))
+  return lines
+
+
+def runners_in_order(medians):
+  order = [BEAMLINE, POOL, PRISM, 'FnApiRunner (in process)', 'Flink', 'Floor', 'Client alone']
+  return [runner for runner in order if runner in medians]
+
+
+def pool_table(results):
+  lines = [
+      '| job | wall s | worker processes\' and client\'s CPU s | runner CPU s | runner peak MB '
+      '| ÷ one process | ÷ Prism |',
+      '|---|--:|--:|--:|--:|--:|--:|',
+  ]
+  nothing = Figures(*[float('nan')] * 4)
+  for job, medians in results.items():
+    if POOL in medians:
+      its = medians[POOL]
+      lines.append('| %s | %.3f | %.3f | %.2f | %.0f | %s | %s |' % (
+          job, its.wall, its.client_cpu, its.server_cpu, its.server_peak,
+          ratio(its.wall, medians[BEAMLINE].wall),
+          ratio(its.wall, medians.get(PRISM, nothing).wall)))
+  return lines if len(lines) > 2 else []
+
+
+def tables(results, args, load_before, seconds):
+  rounds = args.rounds or 'each job\'s own number of'
+  command = 'make bench' + (' ARGS="--job %s"' % ' --job '.join(args.job) if args.job else '')
+  lines = [
+      'Machine: %d cores, %s. Date: %s. Load average %.1f before, %.1f after. Medians of %s rounds (5; 20 of the '
+      'smallest job, 3 of the largest), in all %d minutes. Command: `%s`.' % (
+          os.cpu_count(), platform.machine(), datetime.date.today().isoformat(), load_before,
+          os.getloadavg()[0], rounds, round(seconds / 60), command),
+      '',
+      *peers_table(results),
+      '',
+  ]
+  pool = pool_table(results)
+  if pool:
+    lines += [
+        'Beamline on the SDK\'s worker pool: one worker process for each core, started with the job. In the same '
+        'rounds as above, and beside the same job with the one process that LOOPBACK has.',
+        '',
+        *pool,
+        '',
+    ]
+  return '\n'.join(lines)
 
 
 def main():
@@ -194,6 +221,7 @@ def main():
   parser.add_argument('--beamline', required=True)
   parser.add_argument('--prism', default=shutil.which('prism'))
   parser.add_argument('--floor', help='the program that replays jobs')
+  parser.add_argument('--flink', metavar='HOST:PORT', help='of a Flink job server, to be measured too')
   parser.add_argument('--job', action='append', choices=sorted(jobs.JOBS))
   parser.add_argument('--rounds', type=int, default=0, help='0: each job\'s own number')
   parser.add_argument(
@@ -202,32 +230,15 @@ def main():
   parser.add_argument('--output', help='a Markdown file to write the table to')
   args = parser.parse_args()
   logging.disable(logging.WARNING)
+  if not args.prism:
+    print('no Prism: give its path with --prism', file=sys.stderr)
 
+  load_before, started = os.getloadavg()[0], time.monotonic()
   results = {}
-  with BeamlineServer(args.beamline) as server:
-    prism = Prism(args.prism) if args.prism else None
-    if not prism:
-      print('no Prism: give its path with --prism', file=sys.stderr)
-    try:
-      for name in args.job or jobs.JOBS:
-        job, rounds = jobs.JOBS[name]
-        runners = {'Beamline': (portable(server.endpoint), server.process)}
-        if prism:
-          runners['Prism'] = (portable(prism.endpoint), prism.process)
-        runners['FnApiRunner (in process)'] = (['--runner=FnApiRunner'], None)
-        with contextlib.ExitStack() as floors:
-          if args.floor and name not in jobs.NOT_REPLAYED:
-            floor = floors.enter_context(Floor(args.floor, server.endpoint))
-            runners['Floor'] = (portable(floor.endpoint), floor.process)
-            if name in jobs.SMALLEST:
-              alone = floors.enter_context(Floor(args.floor))
-              runners['Client alone'] = (portable(alone.endpoint), alone.process)
-          results[name] = run_job(name, job, runners, args.rounds or rounds, args.quiet)
-    finally:
-      if prism:
-        prism.stop()
-  command = 'make bench' + (' ARGS="--job %s"' % ' --job '.join(args.job) if args.job else '')
-  text = table(results, args.rounds or 'each job\'s own number of', command)
+  for name in args.job or jobs.JOBS:
+    job = jobs.JOBS[name]
+    results[name] = run_job(name, job, args.rounds or job.rounds, args)
+  text = tables(results, args, load_before, time.monotonic() - started)
   print(text)
   if args.output:
     output = pathlib.Path(args.output)

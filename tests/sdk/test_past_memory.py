@@ -149,7 +149,7 @@ def test_a_map_as_side_input(little_memory, kind):
 
 @pytest.mark.parametrize('options', [(), (FAIL_FIRST, )], ids=['', 'failing'])
 def test_state(little_memory, options):
-  rounds, keys, size = 10, 4_000, 1_000
+  rounds, keys, size = 6, 2_000, 1_000
 
   def build(pipeline):
     _ = (

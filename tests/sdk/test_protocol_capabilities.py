@@ -9,7 +9,7 @@ import pytest
 from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns
-from apache_beam.runners.worker import data_plane, sdk_worker
+from apache_beam.runners.worker import bundle_processor, data_plane, sdk_worker
 from apache_beam.transforms import environments
 from apache_beam.transforms.combiners import CountCombineFn
 from apache_beam.transforms.userstate import BagStateSpec, CombiningValueStateSpec
@@ -307,6 +307,34 @@ def test_bundles_at_once_have_data_streams_of_their_own(endpoint, monkeypatch):
   harness.check(pipeline | beam.Create(range(12)) | beam.Reshuffle() | work, range(12))
   assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
   assert set(streams.values()) == {'', '1', '2'}, streams
+
+
+def test_accumulators_merged_with_windows(endpoint, monkeypatch, tmp_path):
+  """An SDK that keeps one accumulator of a combining state, and reads the first, as those of Java and Go do."""
+  def first(state):
+    accumulators = list(state._underlying_bag_state.read())  # pylint: disable=protected-access
+    return accumulators[0] if accumulators else state._combinefn.create_accumulator()  # pylint: disable=protected-access
+
+  def add(state, value):
+    accumulator = state._combinefn.add_input(first(state), value)  # pylint: disable=protected-access
+    state.clear()
+    state._underlying_bag_state.add(accumulator)  # pylint: disable=protected-access
+
+  merged = []
+
+  def seen(process, worker, request, instruction_id):
+    merged.append(request.process_bundle_descriptor_id.startswith('merge-accumulators'))
+    return process(worker, request, instruction_id)
+
+  kind = bundle_processor.CombiningValueRuntimeState
+  monkeypatch.setattr(kind, 'read', lambda state: state._combinefn.extract_output(first(state)))  # pylint: disable=protected-access
+  monkeypatch.setattr(kind, 'add', add)
+  monkeypatch.setattr(
+      environments, 'sdk_base_version_capability', lambda: 'beam:version:sdk_base:apache/beam_other_sdk:1')
+  change_process_bundle(monkeypatch, seen)
+  harness.run_cases([harness.CASES['all_kinds_of_state_in_sessions']],
+                    harness.portable_options(endpoint, extra=['--bundle_size=element']), tmp_path)
+  assert any(merged), 'the runner had none merged'
 
 
 def test_keys_of_a_side_input_with_their_values(endpoint, process):

@@ -20,7 +20,7 @@ import harness
 import wire
 
 SPACE = 'beamline.tests.splits'
-ELEMENTS = 150
+ELEMENTS = 100
 PAUSE = 0.015  # seconds for each
 SECONDS = 30  # nothing here may take longer
 FAIL_FIRST = '--inject_bundle_failures=first_attempt'
@@ -121,9 +121,20 @@ def metrics_of(stub, result):
       timeout=wire.CALL_SECONDS).metrics
 
 
+def named(infos, name):
+  labels = ('NAMESPACE', SPACE), ('NAME', name)
+  return [info for info in infos if all(info.labels.get(key) == value for key, value in labels)]
+
+
 def counted(infos, name):
-  return sum(coders.VarIntCoder().decode(info.payload) for info in infos
-             if (info.labels.get('NAMESPACE'), info.labels.get('NAME')) == (SPACE, name))
+  return sum(coders.VarIntCoder().decode(info.payload) for info in named(infos, name))
+
+
+def distribution(infos, name):
+  """Count, sum, least and most."""
+  info, = named(infos, name)
+  stream = coders.coder_impl.create_InputStream(info.payload)
+  return tuple(stream.read_var_int64() for _ in range(4))
 
 
 def processes(infos):
@@ -133,7 +144,7 @@ def processes(infos):
 
 # --- Splits
 
-WORK = {'between elements': elements, 'within an element': restriction}
+WORK = {'between_elements': elements, 'within_an_element': restriction}
 
 
 def over_work(test):
@@ -152,7 +163,7 @@ def test_an_idle_worker_gets_a_part_of_the_bundle_that_runs(work, endpoint, exte
 
 
 @over_work
-@pytest.mark.parametrize('options', [(), (FAIL_FIRST,)], ids=['', 'first attempts fail'])
+@pytest.mark.parametrize('options', [(), (FAIL_FIRST,)], ids=['well', 'first_attempts_fail'])
 def test_what_is_given_back_is_done_once(options, work, endpoint, stub):
   result = start(endpoint, work, options=options)
   finish(result)
@@ -172,6 +183,49 @@ def test_what_is_given_back_is_done_once(options, work, endpoint, stub):
 def test_a_bundle_that_is_to_be_whole_is_not_split(work, endpoint):
   finish(start(endpoint, work, options=('--bundle_size=unbounded',)))
   assert _RUNNING == [0, 1]
+
+
+# --- Checkpoints
+
+
+class _EndlessRange(_Range):
+  def truncate(self, element, restriction):
+    return None
+
+
+class _Endless(beam.DoFn):
+  """Never stops by itself."""
+  @beam.DoFn.unbounded_per_element()
+  def process(self, element, tracker=beam.DoFn.RestrictionParam(_EndlessRange())):
+    position = tracker.current_restriction().start
+    while tracker.try_claim(position):
+      time.sleep(0.005)
+      Metrics.counter(SPACE, 'done').inc()
+      Metrics.distribution(SPACE, 'read').update(position)
+      yield position
+      position += 1
+
+
+@pytest.mark.parametrize('options', [(), (FAIL_FIRST,)], ids=['well', 'first_attempts_fail'])
+def test_what_never_ends_is_checkpointed(options, endpoint, stub):
+  """Else nothing of it would ever be seen. Each number comes once."""
+  arguments = harness.portable_options(endpoint, extra=['--streaming', '--sdk_workers=2', *options])
+  pipeline = beam.Pipeline(options=PipelineOptions(arguments))
+  pipeline | beam.Create([1 << 60]) | beam.ParDo(_Endless())  # pylint: disable=expression-not-assigned
+  result = pipeline.run()
+  try:
+    deadline = time.monotonic() + SECONDS
+    while counted(metrics_of(stub, result).committed, 'done') < 100:
+      assert time.monotonic() < deadline
+      time.sleep(0.1)
+    job_id = result._job_id  # pylint: disable=protected-access
+    stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.DRAINED
+  finally:
+    harness.cancel_quietly(result)
+  committed = metrics_of(stub, result).committed
+  done = counted(committed, 'done')
+  assert distribution(committed, 'read') == (done, sum(range(done)), 0, done - 1)
 
 
 # --- How far a bundle is
@@ -219,16 +273,11 @@ def watch(stub, result):
 
 
 def process_wide(metrics):
-  """The distribution of the processes, merged: count, sum, least and most. It is there once, and only as attempted."""
-  def infos(of):
-    labels = ('NAMESPACE', SPACE), ('NAME', 'process')
-    return [info for info in of if all(info.labels.get(key) == value for key, value in labels)]
-
-  assert not infos(metrics.committed)
-  info, = infos(metrics.attempted)
+  """The distribution of the processes, merged. It is there once, and only as attempted."""
+  assert not named(metrics.committed, 'process')
+  info, = named(metrics.attempted, 'process')
   assert 'PTRANSFORM' not in info.labels
-  stream = coders.coder_impl.create_InputStream(info.payload)
-  return tuple(stream.read_var_int64() for _ in range(4))
+  return distribution(metrics.attempted, 'process')
 
 
 def test_workers_that_are_threads_of_one_process_are_not_counted_twice(endpoint, stub):

@@ -83,6 +83,13 @@ impl Replay {
         ReceiverStream::new(receiver)
     }
 
+    /// Waits until the job is over, so that streams end with it.
+    pub(super) async fn ended(self: Arc<Self>) {
+        let mut progress = self.progress.subscribe();
+        // The sender is our own.
+        progress.wait_for(|progress| *progress != Progress::Prepared).await.ok();
+    }
+
     fn player(&self) -> MutexGuard<'_, Player> {
         self.player.lock().unwrap_or_else(PoisonError::into_inner)
     }

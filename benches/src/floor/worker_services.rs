@@ -129,7 +129,8 @@ impl BeamFnState for Floor {
                 }))))
             }
             Job::Replayed(job) => {
-                let asked = request.into_inner();
+                let asked =
+                    futures::StreamExt::take_until(request.into_inner(), Box::pin(job.clone().ended()));
                 Ok(Response::new(Box::pin(asked.map(move |request| Ok(remember(&job.recording, &request?))))))
             }
         }

@@ -43,6 +43,10 @@ pub(crate) struct ServeConfig {
     /// port; otherwise artifacts are staged on the job port
     #[arg(long, env = "BEAMLINE_ARTIFACT_PORT")]
     artifact_port: Option<u16>,
+    /// Port on which /metrics is served over HTTP, in Prometheus' format; 0 picks a free one. Not served if
+    /// no port is given
+    #[arg(long, visible_alias = "web-port", env = "BEAMLINE_HTTP_PORT")]
+    http_port: Option<u16>,
     /// Name or address under which clients and workers reach this machine. By default the job host; the
     /// machine's own address when that is 0.0.0.0
     #[arg(long, env = "BEAMLINE_ADVERTISE_HOST")]
@@ -91,8 +95,6 @@ pub(crate) struct ServeConfig {
 struct PeerFlags {
     #[arg(long, hide = true)]
     expansion_port: Option<String>,
-    #[arg(long, hide = true)]
-    web_port: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
     serve_http: Option<String>,
     #[arg(long, hide = true)]
@@ -166,6 +168,11 @@ impl ServeConfig {
         }
     }
 
+    /// The port of `/metrics`, if it is to be served.
+    pub(crate) fn http_port(&self) -> Option<u16> {
+        self.http_port.filter(|_| self.peers.serve_http.as_deref() != Some("false"))
+    }
+
     pub(crate) fn artifacts_dir(&self) -> PathBuf {
         self.artifacts_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
@@ -198,7 +205,6 @@ impl ServeConfig {
     pub(crate) fn without_effect(&self) -> Vec<&'static str> {
         let PeerFlags {
             expansion_port,
-            web_port,
             serve_http,
             jm_override,
             flink_master,
@@ -207,9 +213,11 @@ impl ServeConfig {
         } = &self.peers;
         let flags = [
             ("--expansion-port", expansion_port),
-            ("--web-port", web_port),
-            // Not to be served is what happens.
-            ("--serve-http", &serve_http.clone().filter(|value| value != "false")),
+            // Not to be served, or on a port that is given, is what happens.
+            (
+                "--serve-http",
+                &serve_http.clone().filter(|value| value != "false" && self.http_port.is_none()),
+            ),
             ("--jm-override", jm_override),
             ("--flink-master", flink_master),
             ("--flink-conf-dir", flink_conf_dir),
@@ -308,9 +316,18 @@ mod tests {
 
     #[test]
     fn flags_of_peers_are_told_to_have_no_effect() {
-        let config = serve("serve --expansion-port 8097 --web_port=8074 -serve_http --job-port 1");
-        assert_eq!(config.without_effect(), ["--expansion-port", "--web-port", "--serve-http"]);
+        let config = serve("serve --expansion-port 8097 --jm_override=x -serve_http --job-port 1");
+        assert_eq!(config.without_effect(), ["--expansion-port", "--serve-http", "--jm-override"]);
         assert_eq!(config.job_port, 1);
+    }
+
+    #[test]
+    fn the_http_port() {
+        assert_eq!(serve("serve").http_port(), None);
+        assert_eq!(serve("serve --http-port 0").http_port(), Some(0));
+        let prism = serve("--web_port=8074 -serve_http");
+        assert_eq!((prism.http_port(), prism.without_effect()), (Some(8074), Vec::new()));
+        assert_eq!(serve("--web_port=8074 --serve_http=false").http_port(), None);
     }
 
     #[test]

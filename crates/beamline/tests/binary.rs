@@ -7,8 +7,8 @@
 )]
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -154,9 +154,9 @@ fn a_port_in_use_is_named() {
 
 #[test]
 fn a_command_line_of_prism_starts_it() {
-    let mut process = beamline(&["--job_port=0", "--serve_http=false", "--log_kind=json", "--web_port=8074"])
-        .spawn()
-        .unwrap();
+    let line =
+        ["--job_port=0", "--serve_http=false", "--log_kind=json", "--web_port=8074", "--jm_override=x"];
+    let mut process = beamline(&line).spawn().unwrap();
     let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
     let line = lines.next().unwrap().unwrap();
     assert!(line.starts_with("beamline: job service at 127.0.0.1:"), "{line}");
@@ -164,9 +164,75 @@ fn a_command_line_of_prism_starts_it() {
     assert_eq!(process.wait().unwrap().code(), Some(0));
     let mut err = String::new();
     process.stderr.take().unwrap().read_to_string(&mut err).unwrap();
-    let warning = err.lines().find(|line| line.contains("--web-port")).unwrap_or_else(|| panic!("{err}"));
+    let warning = err.lines().find(|line| line.contains("--jm-override")).unwrap_or_else(|| panic!("{err}"));
     assert!(warning.starts_with('{') && warning.contains("\"WARN\""), "{warning}");
     assert!(!err.contains("--serve-http"), "{err}");
+}
+
+/// Status line, head and body of the answer to a GET.
+fn get(endpoint: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(endpoint).unwrap();
+    connection.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+#[test]
+fn metrics_are_served_over_http() {
+    let mut server = Server::start(&["--job-port", "0", "--http-port", "0"]);
+    let mut lines = BufReader::new(server.process.stdout.take().unwrap()).lines();
+    let line = lines.nth(1).unwrap().unwrap();
+    let url = line.strip_prefix("beamline: metrics at http://").unwrap_or_else(|| panic!("{line}"));
+    let http = url.strip_suffix("/metrics").unwrap();
+    let has = |text: &str, sample: &str| text.lines().any(|line| line == sample);
+
+    let before = get(http, "/metrics");
+    assert!(before.starts_with("HTTP/1.1 200 OK\r\n"), "{before}");
+    assert!(before.contains("content-type: text/plain; version=0.0.4"), "{before}");
+    for sample in [
+        "# TYPE beamline_bundle_seconds histogram",
+        "beamline_jobs{state=\"DONE\"} 0",
+        "beamline_workers 0",
+        "beamline_bundles_committed_total 0",
+        "beamline_data_bytes_total{direction=\"to_worker\"} 0",
+        "beamline_waiting_bytes 0",
+    ] {
+        assert!(has(&before, sample), "no {sample} in\n{before}");
+    }
+    assert!(get(http, "/elsewhere").starts_with("HTTP/1.1 404"));
+
+    run_impulse(&server.endpoint);
+    eventually("the job is counted as done", || {
+        has(&get(http, "/metrics"), "beamline_jobs{state=\"DONE\"} 1").then_some(())
+    });
+    let taken = run(&["serve", "--job-port", "0", "--http-port", http.rsplit(':').next().unwrap()]);
+    assert!(text(&taken.stderr).contains("--http-port"), "{taken:?}");
+    server.signal("TERM");
+    assert_eq!(server.wait().code(), Some(0));
+}
+
+/// Runs a pipeline of one Impulse, which needs no worker.
+fn run_impulse(endpoint: &str) {
+    use beam_model::job_management::job_service_client::JobServiceClient;
+    use beam_model::job_management::{PrepareJobRequest, RunJobRequest};
+    use beam_model::pipeline::{Components, Pipeline};
+    let pipeline = Pipeline {
+        components: Some(impulse(Components::default())),
+        root_transform_ids: vec!["t".into()],
+        ..Pipeline::default()
+    };
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let channel = tonic::transport::Endpoint::from_shared(format!("http://{endpoint}")).unwrap();
+        let mut jobs = JobServiceClient::new(channel.connect().await.unwrap());
+        let request =
+            PrepareJobRequest { pipeline: Some(pipeline), job_name: "impulse".into(), ..Default::default() };
+        let preparation_id = jobs.prepare(request).await.unwrap().into_inner().preparation_id;
+        jobs.run(RunJobRequest { preparation_id, ..Default::default() }).await.unwrap();
+    });
 }
 
 #[test]

@@ -13,6 +13,7 @@ pub mod executor;
 pub mod fault;
 pub mod fusion;
 pub mod graph;
+pub mod meters;
 pub mod metrics;
 pub mod options;
 pub mod plan;

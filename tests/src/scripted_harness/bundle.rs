@@ -3,42 +3,36 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use beam_model::coders::{Coder, IntervalWindow, varint};
+use beam_model::coders::varint;
 use beam_model::fn_execution::{
     BundleApplication, DelayedBundleApplication, Elements, ProcessBundleDescriptor, ProcessBundleResponse,
-    RemoteGrpcPort, elements,
+    elements,
 };
-use beam_model::pipeline::{
-    FixedWindowsPayload, FunctionSpec, MonitoringInfo, PTransform, ParDoPayload, WindowIntoPayload,
-};
-use beam_model::time::EventTime;
-use beam_model::urns::fn_api_transforms::runner::{DATA_SINK, DATA_SOURCE};
+use beam_model::pipeline::MonitoringInfo;
 use beam_model::urns::monitoring_info::monitoring_info_labels::PCOLLECTION;
 use beam_model::urns::monitoring_info_specs::ELEMENT_COUNT;
 use beam_model::urns::monitoring_info_type_urns::SUM_INT64_TYPE;
-use beam_model::urns::standard_p_transforms::primitives::{ASSIGN_WINDOWS, FLATTEN, PAR_DO};
-use beam_model::urns::{fixed_windows_payload, global_windows_payload};
 use bytes::Bytes;
-use prost::Message;
 use tokio::sync::mpsc;
 
 use super::call::Call;
 use super::element::{self, Element};
+use super::lean::LeanStage;
 use super::samples::Samples;
-use super::script::{BundleFault, DoFn, OnTimer, Script};
+use super::script::{BundleFault, Script};
 use super::split::RunningBundle;
-use super::state::StateClient;
-use super::timers::TimerFamilies;
+use super::state::StateAccess;
+use super::step::{Function, Step, read_step};
 
 /// A sink's buffer is sent when it holds so many bytes.
-const FLUSH_BYTES: usize = 1 << 20;
+pub(super) const FLUSH_BYTES: usize = 1 << 20;
 
 /// What a bundle needs of its worker.
 pub(super) struct Wires {
     pub(super) instruction: String,
-    pub(super) input: mpsc::UnboundedReceiver<Input>,
-    pub(super) output: mpsc::Sender<Elements>,
-    pub(super) state: Arc<StateClient>,
+    /// Takes what the bundle makes.
+    pub(super) output: Box<dyn Fn(Elements) -> Result<(), String> + Send>,
+    pub(super) state: Arc<dyn StateAccess>,
     pub(super) running: Arc<RunningBundle>,
     /// There if elements are kept that a function has failed at.
     pub(super) samples: Option<Arc<Samples>>,
@@ -52,34 +46,24 @@ pub(super) enum Input {
     Timers(elements::Timers),
 }
 
-/// A transform of the descriptor, read.
-enum Step {
-    Source { coder: Coder },
-    Sink { buffer: Vec<u8> },
-    Function(Function),
-    Pass,
-    Windows { size: Option<i64> },
-}
-
-struct Function {
-    do_fn: Arc<DoFn>,
-    on_timer: Option<Arc<OnTimer>>,
-    timers: TimerFamilies,
-}
-
 /// Runs the bundle. The error is what the worker answers.
 pub(super) fn run(
     descriptor: &ProcessBundleDescriptor,
     script: &Script,
     fault: Option<&BundleFault>,
     wires: Wires,
+    input: mpsc::UnboundedReceiver<Input>,
 ) -> Result<ProcessBundleResponse, String> {
+    if let Some(stage) = LeanStage::read(descriptor, script)? {
+        return stage.run(&wires, input);
+    }
     let mut execution = Execution::new(descriptor, script, fault.cloned(), wires)?;
-    execution.read_input()?;
+    execution.read_input(input)?;
     execution.finish()
 }
 
-struct Execution<'a> {
+/// A bundle being processed.
+pub(super) struct Execution<'a> {
     descriptor: &'a ProcessBundleDescriptor,
     steps: BTreeMap<String, Step>,
     /// By PCollection.
@@ -89,10 +73,14 @@ struct Execution<'a> {
     wires: Wires,
     response: ProcessBundleResponse,
     embedded: Elements,
+    /// The element that it is at is to leave undone what it can.
+    asked_to_stop: bool,
+    /// What was kept of elements that were cut.
+    primaries: Vec<BundleApplication>,
 }
 
 impl<'a> Execution<'a> {
-    fn new(
+    pub(super) fn new(
         descriptor: &'a ProcessBundleDescriptor,
         script: &Script,
         fault: Option<BundleFault>,
@@ -119,11 +107,13 @@ impl<'a> Execution<'a> {
             wires,
             response: ProcessBundleResponse::default(),
             embedded: Elements::default(),
+            asked_to_stop: false,
+            primaries: Vec::new(),
         })
     }
 
     /// Takes elements and timers until every source and timer family has had its last.
-    fn read_input(&mut self) -> Result<(), String> {
+    fn read_input(&mut self, mut input: mpsc::UnboundedReceiver<Input>) -> Result<(), String> {
         let mut open: Vec<(String, String)> = Vec::new();
         for (id, step) in &self.steps {
             match step {
@@ -131,11 +121,11 @@ impl<'a> Execution<'a> {
                 Step::Function(function) => {
                     open.extend(function.timers.ids().map(|family| (id.clone(), family.clone())));
                 }
-                Step::Sink { .. } | Step::Pass | Step::Windows { .. } => {}
+                Step::Sink { .. } | Step::Pass | Step::Windows(_) => {}
             }
         }
         while !open.is_empty() {
-            let (stream, is_last) = match self.wires.input.blocking_recv() {
+            let (stream, is_last) = match input.blocking_recv() {
                 Some(Input::Data(data)) => {
                     let stream = (data.transform_id.clone(), String::new());
                     check_open(&open, &stream)?;
@@ -169,7 +159,29 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    fn fire(&mut self, timers: &elements::Timers) -> Result<(), String> {
+    /// The elements of a block for a source.
+    pub(super) fn split(&self, source: &str, block: &Bytes) -> Result<Vec<Element>, String> {
+        match self.steps.get(source) {
+            Some(Step::Source { coder }) => element::split(coder, block),
+            _ => Err(format!("data for {source:?}, which is no source")),
+        }
+    }
+
+    /// Has `work` process an element that is to leave undone what it can; also returns what that was, and what it has
+    /// kept.
+    pub(super) fn stopping<T>(
+        &mut self,
+        work: impl FnOnce(&mut Self) -> T,
+    ) -> (T, Vec<DelayedBundleApplication>, Vec<BundleApplication>) {
+        let before = std::mem::take(&mut self.response.residual_roots);
+        self.asked_to_stop = true;
+        let done = work(self);
+        self.asked_to_stop = false;
+        let undone = std::mem::replace(&mut self.response.residual_roots, before);
+        (done, undone, std::mem::take(&mut self.primaries))
+    }
+
+    pub(super) fn fire(&mut self, timers: &elements::Timers) -> Result<(), String> {
         let Some(Step::Function(function)) = self.steps.get(&timers.transform_id) else {
             return Err(format!("timers for {:?}, which has none", timers.transform_id));
         };
@@ -181,7 +193,7 @@ impl<'a> Execution<'a> {
         Ok(())
     }
 
-    fn take(&mut self, source: &str, element: Element) -> Result<(), String> {
+    pub(super) fn take(&mut self, source: &str, element: Element) -> Result<(), String> {
         match self.fault.clone() {
             Some(BundleFault::Disconnect) => {
                 (self.wires.disconnect)();
@@ -241,12 +253,20 @@ impl<'a> Execution<'a> {
             }
             Some(Step::Function(function)) => {
                 let do_fn = function.do_fn.clone();
-                self.call(id, element, |call| do_fn(&element.value, call))?;
+                if !function.by_window {
+                    return self.call(id, element, |call| do_fn(&element.value, call));
+                }
+                for window in &element.windows {
+                    let element = Element { windows: vec![window.clone()], ..element.clone() };
+                    self.call(id, &element, |call| do_fn(&element.value, call))?;
+                }
             }
             Some(Step::Pass) => self.emit(id, vec![(None, element.clone())])?,
-            Some(Step::Windows { size }) => {
-                let assigned = assign(element, *size);
-                self.emit(id, vec![(None, assigned)])?;
+            Some(Step::Windows(assign)) => {
+                let windows = assign.windows(element.timestamp);
+                let assigned = Element { windows, ..element.clone() };
+                // An element is assigned anew in each of its windows.
+                self.emit(id, vec![(None, assigned); element.windows.len()])?;
             }
             Some(Step::Source { .. }) | None => return Err(format!("{id} takes no input")),
         }
@@ -260,17 +280,20 @@ impl<'a> Execution<'a> {
         element: &Element,
         function: impl FnOnce(&mut Call<'_>) -> Result<(), String>,
     ) -> Result<(), String> {
-        let Some(Step::Function(Function { timers, .. })) = self.steps.get_mut(id) else {
+        let Some(Step::Function(Function { timers, payload, .. })) = self.steps.get_mut(id) else {
             return Err(format!("{id} has no function"));
         };
         let mut call = Call {
-            state: &self.wires.state,
+            state: self.wires.state.as_ref(),
+            payload,
+            asked_to_stop: self.asked_to_stop,
             instruction: &self.wires.instruction,
             transform_id: id,
             element,
             emitted: Vec::new(),
             requires_finalization: &mut self.response.requires_finalization,
             residuals: &mut self.response.residual_roots,
+            primaries: &mut self.primaries,
             timers,
         };
         function(&mut call)?;
@@ -323,11 +346,11 @@ impl<'a> Execution<'a> {
     }
 
     fn send_frame(&mut self, frame: Elements) -> Result<(), String> {
-        self.wires.output.blocking_send(frame).map_err(|_| "the data stream is closed".to_owned())
+        (self.wires.output)(frame)
     }
 
     /// Sends what is left and completes the answer.
-    fn finish(mut self) -> Result<ProcessBundleResponse, String> {
+    pub(super) fn finish(mut self) -> Result<ProcessBundleResponse, String> {
         if let Some(BundleFault::Fail(message)) = &self.fault {
             return Err(message.clone());
         }
@@ -404,69 +427,6 @@ fn check_open(open: &[(String, String)], stream: &(String, String)) -> Result<()
     }
 }
 
-/// The transform, and the tags of its inputs that are side inputs.
-fn read_step(
-    descriptor: &ProcessBundleDescriptor,
-    script: &Script,
-    transform: &PTransform,
-) -> Result<(Step, Vec<String>), String> {
-    let spec = transform.spec.as_ref().ok_or("a transform without a spec")?;
-    let step = match spec.urn.as_str() {
-        DATA_SOURCE => Step::Source { coder: port_coder(descriptor, spec)? },
-        DATA_SINK => {
-            port_coder(descriptor, spec)?;
-            Step::Sink { buffer: Vec::new() }
-        }
-        FLATTEN => Step::Pass,
-        ASSIGN_WINDOWS => Step::Windows { size: window_size(spec)? },
-        PAR_DO => {
-            let par_do = decode::<ParDoPayload>(&spec.payload)?;
-            let side_inputs = par_do.side_inputs.keys().cloned().collect();
-            let timers = TimerFamilies::read(descriptor, &par_do)?;
-            let do_fn = par_do.do_fn.ok_or("a ParDo without a do_fn")?;
-            return Ok((function(script, &do_fn.urn, timers)?, side_inputs));
-        }
-        urn => function(script, urn, TimerFamilies::default())?,
-    };
-    Ok((step, Vec::new()))
-}
-
-fn function(script: &Script, urn: &str, timers: TimerFamilies) -> Result<Step, String> {
-    let do_fn = script.function(urn).ok_or_else(|| format!("the script has no function for {urn}"))?;
-    let on_timer = script.timer_function(urn).cloned();
-    Ok(Step::Function(Function { do_fn: do_fn.clone(), on_timer, timers }))
-}
-
-fn port_coder(descriptor: &ProcessBundleDescriptor, spec: &FunctionSpec) -> Result<Coder, String> {
-    let port = decode::<RemoteGrpcPort>(&spec.payload)?;
-    if port.api_service_descriptor.is_none_or(|endpoint| endpoint.url.is_empty()) {
-        return Err("a port without an endpoint".to_owned());
-    }
-    Coder::from_proto(&port.coder_id, &descriptor.coders).map_err(|error| error.to_string())
-}
-
-/// The size of fixed windows in milliseconds; none for the global window.
-fn window_size(spec: &FunctionSpec) -> Result<Option<i64>, String> {
-    let window_fn = decode::<WindowIntoPayload>(&spec.payload)?.window_fn.ok_or("no window_fn")?;
-    match window_fn.urn.as_str() {
-        global_windows_payload::PROPERTIES => Ok(None),
-        fixed_windows_payload::PROPERTIES => {
-            let size = decode::<FixedWindowsPayload>(&window_fn.payload)?.size.unwrap_or_default();
-            Ok(Some(size.seconds * 1000 + i64::from(size.nanos) / 1_000_000))
-        }
-        urn => Err(format!("window fn {urn} is not in the script's repertoire")),
-    }
-}
-
-fn assign(element: &Element, size: Option<i64>) -> Element {
-    let mut window = Vec::new();
-    if let Some(size) = size {
-        let start = element.timestamp.0 - element.timestamp.0.rem_euclid(size);
-        IntervalWindow { start: EventTime(start), end: EventTime(start + size) }.write(&mut window);
-    }
-    Element { windows: vec![window.into()], ..element.clone() }
-}
-
 pub(super) fn element_count(pcollection: &str, count: u64) -> MonitoringInfo {
     let mut payload = Vec::new();
     varint::write(&mut payload, count);
@@ -477,8 +437,4 @@ pub(super) fn element_count(pcollection: &str, count: u64) -> MonitoringInfo {
         labels: BTreeMap::from([(PCOLLECTION.to_owned(), pcollection.to_owned())]),
         ..Default::default()
     }
-}
-
-fn decode<M: Message + Default>(payload: &Bytes) -> Result<M, String> {
-    M::decode(payload.clone()).map_err(|error| error.to_string())
 }

@@ -7,12 +7,14 @@ use beam_model::time::EventTime;
 use bytes::Bytes;
 
 use super::element::Element;
-use super::state::{self, StateClient};
+use super::state::{self, StateAccess};
 use super::timers::TimerFamilies;
 
 /// What a function may do besides looking at its element.
 pub struct Call<'a> {
-    pub(super) state: &'a StateClient,
+    pub(super) state: &'a dyn StateAccess,
+    pub(super) payload: &'a Bytes,
+    pub(super) asked_to_stop: bool,
     pub(super) instruction: &'a str,
     pub(super) transform_id: &'a str,
     pub(super) element: &'a Element,
@@ -20,6 +22,7 @@ pub struct Call<'a> {
     pub(super) emitted: Vec<(Option<String>, Element)>,
     pub(super) requires_finalization: &'a mut bool,
     pub(super) residuals: &'a mut Vec<DelayedBundleApplication>,
+    pub(super) primaries: &'a mut Vec<BundleApplication>,
     pub(super) timers: &'a mut TimerFamilies,
 }
 
@@ -39,8 +42,33 @@ impl Call<'_> {
         self.emitted.push((None, Element { timestamp, ..self.derived(value) }));
     }
 
+    /// Emits a value with an event time of its own, on the output of this tag.
+    pub fn emit_to_at(&mut self, tag: &str, timestamp: EventTime, value: &[u8]) {
+        self.emitted.push((Some(tag.to_owned()), Element { timestamp, ..self.derived(value) }));
+    }
+
+    /// The payload of the function's spec.
+    pub fn payload(&self) -> &Bytes {
+        self.payload
+    }
+
+    /// The bundle's, which no other bundle of the worker has.
+    pub fn instruction(&self) -> &str {
+        self.instruction
+    }
+
+    /// Whether the element is to be left undone where it is, because its bundle is split.
+    pub fn asked_to_stop(&self) -> bool {
+        self.asked_to_stop
+    }
+
     pub fn timestamp(&self) -> EventTime {
         self.element.timestamp
+    }
+
+    /// All windows of the element, encoded.
+    pub fn windows(&self) -> &[Bytes] {
+        &self.element.windows
     }
 
     /// The first window of the element, encoded.
@@ -51,6 +79,16 @@ impl Call<'_> {
     /// All of an iterable side input in the element's first window: encoded values.
     pub fn side_input(&self, id: &str) -> Result<Vec<u8>, String> {
         self.state.get(self.instruction, &state::iterable(self.transform_id, id, self.window()))
+    }
+
+    /// All of an iterable side input in this window of it: encoded values.
+    pub fn side_input_in(&self, id: &str, window: Bytes) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::iterable(self.transform_id, id, window))
+    }
+
+    /// The encoded values of a key of a multimap side input in this window of it.
+    pub fn side_input_of_key_in(&self, id: &str, key: &[u8], window: Bytes) -> Result<Vec<u8>, String> {
+        self.state.get(self.instruction, &state::multimap(self.transform_id, id, window, key))
     }
 
     /// The encoded values of a key of a multimap side input.
@@ -114,6 +152,20 @@ impl Call<'_> {
         self.residuals.push(DelayedBundleApplication {
             application: Some(application),
             requested_time_delay: prost_types::Duration::try_from(delay).ok(),
+        });
+        Ok(())
+    }
+
+    /// Says what it keeps of an element that is cut because its bundle is split: the part (nested encoding) before the
+    /// rest that it leaves undone.
+    pub fn keep(&mut self, input_id: &str, part: &[u8]) -> Result<(), String> {
+        let mut element = Vec::new();
+        self.derived(part).write(&mut element)?;
+        self.primaries.push(BundleApplication {
+            transform_id: self.transform_id.to_owned(),
+            input_id: input_id.to_owned(),
+            element: element.into(),
+            ..Default::default()
         });
         Ok(())
     }

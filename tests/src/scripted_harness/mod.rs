@@ -8,12 +8,16 @@
 mod bundle;
 mod call;
 mod element;
+mod lean;
+mod local;
 mod samples;
 mod script;
 mod short_ids;
 mod split;
 mod state;
+mod step;
 mod timers;
+mod windows;
 mod worker;
 
 use std::collections::BTreeMap;
@@ -37,6 +41,8 @@ use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
 pub use call::Call;
+pub use lean::Emitter;
+pub use local::{BundleHost, LocalBundle, LocalSplit};
 pub use script::{BundleFault, Script, ShortIds, StartFault};
 pub use split::{SplitAnswer, SplitCall};
 pub use timers::FiredTimer;

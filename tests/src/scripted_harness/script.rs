@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 
-use super::{Call, FiredTimer, SplitAnswer, SplitCall};
+use super::{Call, Emitter, FiredTimer, SplitAnswer, SplitCall};
 
 /// A user's function: gets an element's value (nested encoding), emits and asks through the [`Call`].
 /// An error fails the bundle with its text.
@@ -16,6 +16,9 @@ pub(super) type DoFn = dyn Fn(&[u8], &mut Call<'_>) -> Result<(), String> + Send
 /// windows, with its key as the value.
 pub(super) type OnTimer = dyn Fn(&FiredTimer, &mut Call<'_>) -> Result<(), String> + Send + Sync;
 
+/// A user's function that costs nothing but its own work: see [`Script::lean_fn`].
+pub(super) type LeanFn = dyn Fn(&[u8], &mut Emitter<'_>) -> Result<(), String> + Send + Sync;
+
 /// What a worker answers when it is to split a bundle.
 pub(super) type OnSplit = dyn Fn(&SplitCall) -> SplitAnswer + Send + Sync;
 
@@ -24,6 +27,7 @@ pub(super) type OnSplit = dyn Fn(&SplitCall) -> SplitAnswer + Send + Sync;
 #[derive(Clone, Default)]
 pub struct Script {
     do_fns: BTreeMap<String, Arc<DoFn>>,
+    lean_fns: BTreeMap<String, Arc<LeanFn>>,
     on_timers: BTreeMap<String, Arc<OnTimer>>,
     on_split: Option<Arc<OnSplit>>,
     bundle_faults: BTreeMap<usize, BundleFault>,
@@ -99,6 +103,16 @@ impl Script {
         self
     }
 
+    /// Has `function` run for ParDos whose `do_fn` has this URN, each alone in its stage, with at most one output and
+    /// no state, side inputs or timers. Such a bundle never goes wrong on purpose; it is for measuring runners.
+    pub fn lean_fn<F>(mut self, urn: &str, function: F) -> Self
+    where
+        F: Fn(&[u8], &mut Emitter<'_>) -> Result<(), String> + Send + Sync + 'static,
+    {
+        self.lean_fns.insert(urn.to_owned(), Arc::new(function));
+        self
+    }
+
     /// Has `function` run for each timer that fires in a ParDo whose `do_fn` has this URN.
     pub fn on_timer<F>(mut self, urn: &str, function: F) -> Self
     where
@@ -165,6 +179,10 @@ impl Script {
 
     pub(super) fn function(&self, urn: &str) -> Option<&Arc<DoFn>> {
         self.do_fns.get(urn)
+    }
+
+    pub(super) fn lean_function(&self, urn: &str) -> Option<&LeanFn> {
+        self.lean_fns.get(urn).map(Arc::as_ref)
     }
 
     pub(super) fn timer_function(&self, urn: &str) -> Option<&Arc<OnTimer>> {

@@ -78,7 +78,17 @@ impl RunningBundle {
         begins
     }
 
+    /// The bundle is not split from now on. Returns how many of its elements are left to it, if it has been.
+    pub(super) fn begin_all(&self) -> u64 {
+        let mut position = self.position();
+        position.current = i64::MAX;
+        position.stop.unsigned_abs()
+    }
+
     pub(super) fn call(&self, request: &ProcessBundleSplitRequest) -> Option<SplitCall> {
+        if self.position().current == i64::MAX {
+            return None;
+        }
         let (source, desired) = request.desired_splits.first_key_value()?;
         let &DesiredSplit { fraction_of_remainder, estimated_input_elements, .. } = desired;
         Some(SplitCall {
@@ -98,6 +108,9 @@ impl RunningBundle {
     ) -> Option<Result<ProcessBundleSplitResponse, String>> {
         let mut position = self.position();
         let current = position.current;
+        if current == i64::MAX {
+            return Some(Ok(ProcessBundleSplitResponse::default()));
+        }
         let mut response = ProcessBundleSplitResponse::default();
         let (last_primary_element, first_residual_element) = match answer {
             SplitAnswer::BetweenElements => {

@@ -13,6 +13,14 @@ use beam_model::fn_execution::{
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
 
+/// Where a bundle asks for state.
+pub(super) trait StateAccess: Send + Sync {
+    /// All pages of a key's value.
+    fn get(&self, instruction: &str, key: &Type) -> Result<Vec<u8>, String>;
+    fn append(&self, instruction: &str, key: &Type, data: &[u8]) -> Result<(), String>;
+    fn clear(&self, instruction: &str, key: &Type) -> Result<(), String>;
+}
+
 /// One worker's state stream.
 pub(super) struct StateClient {
     requests: mpsc::UnboundedSender<StateRequest>,
@@ -36,8 +44,24 @@ impl StateClient {
         self.waiting.lock().unwrap().clear();
     }
 
-    /// All pages of a key's value.
-    pub(super) fn get(&self, instruction: &str, key: &Type) -> Result<Vec<u8>, String> {
+    fn ask(&self, instruction: &str, key: &Type, request: Request) -> Result<Option<Response>, String> {
+        let id = self.asked.fetch_add(1, Ordering::SeqCst).to_string();
+        let (sender, response) = oneshot::channel();
+        self.waiting.lock().unwrap().insert(id.clone(), sender);
+        let request = StateRequest {
+            id,
+            instruction_id: instruction.to_owned(),
+            state_key: Some(StateKey { r#type: Some(key.clone()) }),
+            request: Some(request),
+        };
+        self.requests.send(request).map_err(|_| "the state stream is closed".to_owned())?;
+        let response = response.blocking_recv().map_err(|_| "the state stream has ended".to_owned())?;
+        if response.error.is_empty() { Ok(response.response) } else { Err(response.error) }
+    }
+}
+
+impl StateAccess for StateClient {
+    fn get(&self, instruction: &str, key: &Type) -> Result<Vec<u8>, String> {
         let mut value = Vec::new();
         let mut continuation_token = Bytes::new();
         loop {
@@ -53,28 +77,13 @@ impl StateClient {
         }
     }
 
-    pub(super) fn append(&self, instruction: &str, key: &Type, data: &[u8]) -> Result<(), String> {
+    fn append(&self, instruction: &str, key: &Type, data: &[u8]) -> Result<(), String> {
         let data = Bytes::copy_from_slice(data);
         self.ask(instruction, key, Request::Append(StateAppendRequest { data })).map(drop)
     }
 
-    pub(super) fn clear(&self, instruction: &str, key: &Type) -> Result<(), String> {
+    fn clear(&self, instruction: &str, key: &Type) -> Result<(), String> {
         self.ask(instruction, key, Request::Clear(StateClearRequest {})).map(drop)
-    }
-
-    fn ask(&self, instruction: &str, key: &Type, request: Request) -> Result<Option<Response>, String> {
-        let id = self.asked.fetch_add(1, Ordering::SeqCst).to_string();
-        let (sender, response) = oneshot::channel();
-        self.waiting.lock().unwrap().insert(id.clone(), sender);
-        let request = StateRequest {
-            id,
-            instruction_id: instruction.to_owned(),
-            state_key: Some(StateKey { r#type: Some(key.clone()) }),
-            request: Some(request),
-        };
-        self.requests.send(request).map_err(|_| "the state stream is closed".to_owned())?;
-        let response = response.blocking_recv().map_err(|_| "the state stream has ended".to_owned())?;
-        if response.error.is_empty() { Ok(response.response) } else { Err(response.error) }
     }
 }
 

@@ -47,7 +47,7 @@ impl TimerFamilies {
         families.collect::<Result<_, String>>().map(Self)
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = &String> {
+    pub(super) fn ids(&self) -> impl ExactSizeIterator<Item = &String> {
         self.0.keys()
     }
 

@@ -37,6 +37,11 @@ use super::short_ids::Names;
 use super::split::{RunningBundle, SplitAnswer};
 use super::state::StateClient;
 
+/// As wide as the SDKs' own: a data stream is not to wait for round trips.
+const STREAM_WINDOW: u32 = 8 << 20;
+const CONNECTION_WINDOW: u32 = 64 << 20;
+const FRAME: u32 = 256 << 10;
+
 /// What the bundles of a worker share.
 struct Worker {
     id: String,
@@ -276,10 +281,13 @@ impl Worker {
             Err(status) => return Some(Err(format!("no descriptor: {status}"))),
         };
         let disconnected = self.disconnected.clone();
+        let input = self.inputs.take(instruction)?;
+        let output = self.output.clone();
+        let send =
+            move |frame| output.blocking_send(frame).map_err(|_| "the data stream is closed".to_owned());
         let wires = Wires {
             instruction: instruction.to_owned(),
-            input: self.inputs.take(instruction)?,
-            output: self.output.clone(),
+            output: Box::new(send),
             state: self.state.clone(),
             running: running.clone(),
             samples: self.shared.script.keeps_samples().then(|| self.samples.clone()),
@@ -287,7 +295,7 @@ impl Worker {
         };
         let shared = self.shared.clone();
         let goes_wrong = fault.clone();
-        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires);
+        let run = move || bundle::run(&descriptor, &shared.script, goes_wrong.as_ref(), wires, input);
         let done = tokio::task::spawn_blocking(run).await;
         if self.disconnected.is_cancelled() {
             // The answer could still get out before the connections are broken.
@@ -353,7 +361,11 @@ async fn connect(
     endpoint: Option<ApiServiceDescriptor>,
 ) -> Result<Channel, Box<dyn std::error::Error + Send + Sync>> {
     let url = endpoint.ok_or("StartWorker names too few endpoints")?.url;
-    let endpoint = Endpoint::from_str(&format!("http://{url}"))?.tcp_nodelay(true);
+    let endpoint = Endpoint::from_str(&format!("http://{url}"))?
+        .tcp_nodelay(true)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_frame_size(FRAME);
     Ok(endpoint.connect_timeout(Duration::from_secs(10)).connect().await?)
 }
 

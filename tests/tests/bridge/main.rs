@@ -7,6 +7,7 @@ mod bundles;
 mod embedded;
 mod environments;
 mod faults;
+mod meters;
 mod process_metrics;
 mod sampling;
 mod short_ids;

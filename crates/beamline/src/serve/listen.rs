@@ -13,6 +13,7 @@ pub(super) struct Ports {
     host: String,
     job: (TcpListener, u16),
     artifact: Option<(TcpListener, u16)>,
+    http: Option<(TcpListener, u16)>,
 }
 
 impl Ports {
@@ -22,9 +23,13 @@ impl Ports {
             Some(port) => Some(bind(&config.job_host, port, "--artifact-port").await?),
             None => None,
         };
+        let http = match config.http_port() {
+            Some(port) => Some(bind(&config.job_host, port, "--http-port").await?),
+            None => None,
+        };
         let host = config.advertise_host.clone().unwrap_or_else(|| own_host(&config.job_host));
         let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
-        Ok(Self { host, job, artifact })
+        Ok(Self { host, job, artifact, http })
     }
 
     pub(super) fn host(&self) -> &str {
@@ -44,6 +49,16 @@ impl Ports {
         format!("{}:{port}", self.host)
     }
 
+    /// Where `/metrics` is served, if it is.
+    pub(super) fn http_endpoint(&self) -> Option<String> {
+        self.http.as_ref().map(|(_, port)| format!("{}:{port}", self.host))
+    }
+
+    pub(super) fn take_http_listener(&mut self) -> Option<TcpListener> {
+        self.http.take().map(|(listener, _)| listener)
+    }
+
+    /// Those of the Job API and of workers.
     pub(super) fn into_listeners(self) -> impl Iterator<Item = TcpListener> {
         std::iter::once(self.job).chain(self.artifact).map(|(listener, _)| listener)
     }

@@ -1,6 +1,7 @@
 //! `beamline serve`: one server for pipeline authors and workers, and its wiring.
 
 mod allocator;
+mod http;
 mod listen;
 mod progress;
 mod ready;
@@ -22,6 +23,7 @@ use translators::native::{NativeConfig, NativeRunner};
 use crate::config::ServeConfig;
 use crate::error::Error;
 use crate::logging;
+use http::Told;
 use listen::Ports;
 use ready::ReadyFile;
 
@@ -30,6 +32,9 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// What a sender may have under way on one stream: a data stream must not wait for round trips.
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
+/// The largest HTTP/2 frame that a peer may send: the 16 KiB that are usual cost a large message dozens of frames. Not so
+/// large that a small message waits long behind one.
+const FRAME: u32 = 256 << 10;
 /// Streams on one connection; each worker has half a dozen, each client a few per job.
 const STREAMS: u32 = 1 << 20;
 /// After the jobs and workers have ended, for connections that are still open.
@@ -50,18 +55,29 @@ pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
 
 async fn run(config: &ServeConfig) -> Result<(), Error> {
     let stop = signals::listen()?;
-    let ports = Ports::bind(config).await?;
+    let mut ports = Ports::bind(config).await?;
     let (bridge, jobs) = wire(config, &ports)?;
-    let endpoint = ports.job_endpoint();
+    let (endpoint, http_endpoint) = (ports.job_endpoint(), ports.http_endpoint());
 
     let mut routes = Routes::builder();
     jobs.add_services(&mut routes);
     bridge.add_services(&mut routes);
     let (closing, closed) = watch::channel(false);
+    let http = ports.take_http_listener();
     let mut servers = start_servers(ports, &routes.routes(), &closed);
+    if let Some(listener) = http {
+        let http = http::serve(listener, Told { jobs: jobs.clone(), bridge: bridge.clone() }, closed);
+        servers.spawn(async move {
+            http.await;
+            Ok(())
+        });
+    }
 
     let ready = ReadyFile::write(config.ready_file.as_deref(), &endpoint)?;
     println!("beamline: job service at {endpoint}");
+    if let Some(endpoint) = http_endpoint {
+        println!("beamline: metrics at http://{endpoint}/metrics");
+    }
     if std::io::stderr().is_terminal() {
         tokio::spawn(progress::show(jobs.clone()));
     }
@@ -123,6 +139,7 @@ fn start_servers(
             .http2_keepalive_timeout(Some(KEEPALIVE))
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
+            .max_frame_size(FRAME)
             .max_concurrent_streams(STREAMS)
             .add_routes(routes.clone());
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));

@@ -7,6 +7,7 @@ use std::time::Duration;
 use beam_model::fn_execution::instruction_response::Response;
 use beam_model::fn_execution::{InstructionResponse, ProcessBundleResponse, elements};
 use runner_core::fault::Fault;
+use runner_core::meters::Meters;
 use runner_core::ports::{OutputReceiver, StateHandler, TimerBlock};
 use tokio::sync::oneshot;
 
@@ -15,6 +16,7 @@ use super::timers::TimerFamily;
 pub(crate) struct ActiveBundle {
     pub(crate) state: Arc<dyn StateHandler>,
     outputs: Arc<dyn OutputReceiver>,
+    meters: Arc<Meters>,
     progress: Mutex<Progress>,
 }
 
@@ -53,10 +55,11 @@ impl ActiveBundle {
         streams: BTreeSet<OutputStream>,
         state: Arc<dyn StateHandler>,
         outputs: Arc<dyn OutputReceiver>,
+        meters: Arc<Meters>,
     ) -> (Arc<Self>, oneshot::Receiver<Ending>) {
         let (sender, receiver) = oneshot::channel();
         let progress = Progress { open: streams, response: None, received: 0, ending: Some(sender) };
-        (Arc::new(Self { state, outputs, progress: Mutex::new(progress) }), receiver)
+        (Arc::new(Self { state, outputs, meters, progress: Mutex::new(progress) }), receiver)
     }
 
     /// Ends once the worker has answered and then been silent for `limit`, though it has not marked the end
@@ -84,6 +87,7 @@ impl ActiveBundle {
     pub(crate) fn receive(&self, data: elements::Data) -> Result<(), String> {
         let elements::Data { instruction_id, transform_id, data, is_last } = data;
         let stream = OutputStream::Sink(transform_id.clone());
+        self.meters.from_workers.bytes.add(data.len() as u64);
         let taken = self.take(stream, is_last, || match data.is_empty() {
             true => Ok(()),
             false => self.outputs.receive(&transform_id, data),
@@ -100,6 +104,7 @@ impl ActiveBundle {
     pub(crate) fn receive_timers(&self, timers: elements::Timers) -> Result<(), String> {
         let elements::Timers { instruction_id, transform_id, timer_family_id, timers, is_last } = timers;
         let family = TimerFamily { transform_id, family_id: timer_family_id };
+        self.meters.from_workers.bytes.add(timers.len() as u64);
         let taken = self.take(OutputStream::Timers(family.clone()), is_last, || {
             let TimerFamily { transform_id, family_id } = family.clone();
             match timers.is_empty() {

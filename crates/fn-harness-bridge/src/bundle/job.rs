@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use beam_model::pipeline::{Environment, MonitoringInfo};
 use prost_types::value::Kind;
 use runner_core::fault::Fault;
+use runner_core::meters::Meters;
 use runner_core::ports::{
     ArtifactSource, JobBundleFactory, StageBundleFactory, StageSpec, TestStreamEvents, WorkerLogSink,
 };
@@ -21,7 +22,7 @@ use crate::control::harness_monitoring_infos;
 use crate::environment::EnvironmentSpec;
 use crate::server::{JobWorkers, Shared};
 use crate::test_stream;
-use crate::worker::{EnvironmentWorkers, WorkerSession};
+use crate::worker::{EnvironmentWorkers, WorkThere, WorkerSession};
 
 /// What the services need of a job.
 pub(crate) struct JobContext {
@@ -40,6 +41,8 @@ pub(crate) struct JobContext {
     pub(crate) samples: bool,
     /// Whether all workers are threads of one process, the pipeline's author's.
     pub(crate) one_process: bool,
+    pub(crate) meters: Arc<Meters>,
+    pub(crate) work: WorkThere,
     stages: RwLock<HashMap<String, Arc<StageSpec>>>,
 }
 
@@ -130,6 +133,8 @@ impl JobBundles {
             closing: CancellationToken::new(),
             tasks: TaskTracker::new(),
             close_timeout: shared.config.worker_stop_timeout + Duration::from_secs(1),
+            meters: shared.config.meters.clone(),
+            work: WorkThere::default(),
             stages: RwLock::default(),
         });
         shared.registry.add_job(context.clone());
@@ -200,6 +205,10 @@ impl JobBundleFactory for JobBundles {
             });
         }
         asked.join_all().await.into_iter().flatten().collect()
+    }
+
+    fn waited_for_others(&self) {
+        self.context.work.now();
     }
 
     async fn close(&self) {

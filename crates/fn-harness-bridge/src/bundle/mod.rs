@@ -1,6 +1,7 @@
 //! Bundles on workers: what the executor sees of this crate.
 
 mod active;
+mod element_counts;
 mod failing_element;
 mod finalizer;
 mod job;

@@ -12,6 +12,7 @@ use runner_core::ports::{
 };
 use tokio::sync::oneshot;
 
+use super::element_counts::ElementCounts;
 use super::finalizer::BundleFinalizer;
 use super::job::version_of_descriptor;
 use super::questions::Questions;
@@ -34,6 +35,7 @@ pub(crate) struct StageBundles {
     timer_families: BTreeSet<TimerFamily>,
     /// What a worker is to mark the end of in every bundle.
     output_streams: BTreeSet<OutputStream>,
+    element_counts: ElementCounts,
 }
 
 impl StageBundles {
@@ -49,7 +51,17 @@ impl StageBundles {
         let timer_families = timers::families(&spec.descriptor);
         let sinks = with_urn(DATA_SINK).into_iter().map(OutputStream::Sink);
         let output_streams = sinks.chain(timer_families.iter().cloned().map(OutputStream::Timers)).collect();
-        Self { shared, workers, spec, explained: true, sources, timer_families, output_streams }
+        let element_counts = ElementCounts::new(&spec.descriptor);
+        Self {
+            shared,
+            workers,
+            spec,
+            explained: true,
+            sources,
+            timer_families,
+            output_streams,
+            element_counts,
+        }
     }
 
     /// Another stage of the job, in the same environment, for something that is no work of the job's.
@@ -129,15 +141,18 @@ impl StageBundleFactory for StageBundles {
         let timers = FiredTimers::new(&self.spec.name, &self.timer_families, timers)?;
         let lease = self.workers.lease().await?;
         let worker = lease.worker.clone();
+        let meters = &worker.job.meters;
         let descriptor_id = self.descriptor_id(&worker, side_inputs_version);
         let instruction = worker.next_instruction(&instruction);
         let request = process_bundle(descriptor_id, lease.data_stream(), state.cache_tokens(&worker.id));
-        let (active, ending) = ActiveBundle::new(self.output_streams.clone(), state, outputs.clone());
+        let (active, ending) =
+            ActiveBundle::new(self.output_streams.clone(), state, outputs.clone(), meters.clone());
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
         let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
+        let turn = worker.turns.begin(&worker.job.work, meters);
         let config = &self.shared.config;
         let mut questions = Questions::new(&worker, &instruction, elements, outputs, requests, config);
         let ending = tokio::select! {
@@ -147,6 +162,7 @@ impl StageBundleFactory for StageBundles {
             Err(fault) = questions.ask() => return Err(fault),
             never = slow::report(&self.shared.config, &worker, &instruction, &self.spec.name) => match never {},
         };
+        drop(turn);
         match ending {
             Ending::Done(mut answer) => {
                 let splits = questions.finish().await?;
@@ -155,6 +171,7 @@ impl StageBundleFactory for StageBundles {
                 let data = std::mem::take(&mut answer.monitoring_data);
                 let limit = self.shared.config.short_ids_timeout;
                 let infos = monitoring_infos(&worker, infos, data, limit).await?;
+                self.element_counts.count(&infos, meters);
                 let finalizer = answer.requires_finalization.then(|| {
                     let timeout = self.shared.config.finalization_timeout;
                     BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)

@@ -138,7 +138,7 @@ impl Frame<'_> {
 
     /// Sends what there is. The bundle's request goes first, without elements.
     async fn send(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
-        self.bytes = 0;
+        worker.job.meters.to_workers.bytes.add(std::mem::take(&mut self.bytes) as u64);
         self.send_request(worker).await?;
         let elements = std::mem::take(&mut self.elements);
         if elements.data.is_empty() && elements.timers.is_empty() {
@@ -149,6 +149,7 @@ impl Frame<'_> {
 
     /// Sends the bundle's request with all that the bundle gets.
     async fn send_embedded(&mut self, worker: &WorkerSession) -> Result<(), FeedError> {
+        worker.job.meters.to_workers.bytes.add(std::mem::take(&mut self.bytes) as u64);
         let elements = std::mem::take(&mut self.elements);
         if let Some(request) = &mut self.request {
             request.elements = Some(elements);

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use beam_model::pipeline::{ApiServiceDescriptor, Environment};
+use runner_core::meters::Meters;
 use runner_core::ports::{ArtifactSource, WorkerLogSink};
 
 #[derive(Clone, Debug)]
@@ -32,6 +33,8 @@ pub struct BridgeConfig {
     pub slow_bundle: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
     pub max_start_failures: u32,
+    /// Of the server, to be counted in.
+    pub meters: Arc<Meters>,
 }
 
 impl Default for BridgeConfig {
@@ -48,6 +51,7 @@ impl Default for BridgeConfig {
             worker_status_timeout: Duration::from_secs(5),
             slow_bundle: Duration::from_secs(300),
             max_start_failures: 4,
+            meters: Arc::default(),
         }
     }
 }

@@ -12,6 +12,7 @@ use beam_model::fn_execution::beam_fn_worker_status_server::BeamFnWorkerStatusSe
 use beam_model::fn_execution::provision_service_server::ProvisionServiceServer;
 use beam_model::job_management::artifact_retrieval_service_server::ArtifactRetrievalServiceServer;
 use runner_core::fault::Fault;
+use runner_core::meters::Meters;
 use runner_core::ports::JobBundleFactory;
 use tonic::service::RoutesBuilder;
 
@@ -72,6 +73,16 @@ impl FnHarnessBridge {
     /// Tells the bridge on which port its services are reached. To be called before a bundle is run.
     pub fn set_port(&self, port: u16) {
         self.shared.endpoint.set_port(port);
+    }
+
+    /// Where this bridge counts what it does.
+    pub fn meters(&self) -> &Arc<Meters> {
+        &self.shared.config.meters
+    }
+
+    /// How many workers, of all jobs, are connected.
+    pub fn connected_workers(&self) -> usize {
+        self.shared.registry.connected_workers()
     }
 
     /// The workers of one job. None is started before the first bundle.

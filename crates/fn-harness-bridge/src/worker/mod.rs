@@ -6,6 +6,7 @@ mod pool;
 mod recent_lines;
 mod registry;
 mod session;
+mod turns;
 
 pub(crate) use data_streams::DataStreams;
 pub(crate) use outbox::{Outbox, OutboxStream};
@@ -13,3 +14,4 @@ pub(crate) use pool::{EnvironmentWorkers, Lease};
 pub(crate) use recent_lines::RecentLines;
 pub(crate) use registry::{Registry, worker_id};
 pub(crate) use session::WorkerSession;
+pub(crate) use turns::{Turns, WorkThere};

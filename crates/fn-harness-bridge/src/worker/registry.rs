@@ -28,6 +28,11 @@ impl Registry {
         self.workers.write().unwrap_or_else(PoisonError::into_inner).remove(id);
     }
 
+    pub(crate) fn connected_workers(&self) -> usize {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        workers.values().filter(|worker| worker.connected.is_cancelled() && !worker.is_gone()).count()
+    }
+
     /// The worker that makes a call.
     pub(crate) fn worker(&self, metadata: &MetadataMap) -> Result<Arc<WorkerSession>, BridgeError> {
         self.worker_by_id(worker_id(metadata).ok_or(BridgeError::NoWorkerId)?)

@@ -10,7 +10,7 @@ use runner_core::fault::Fault;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::{DataStreams, Outbox, RecentLines};
+use super::{DataStreams, Outbox, RecentLines, Turns};
 use crate::bundle::{ActiveBundle, JobContext};
 use crate::control::ShortIds;
 use crate::environment::EnvironmentSpec;
@@ -40,6 +40,7 @@ pub(crate) struct WorkerSession {
     pub(crate) recent_lines: RecentLines,
     pub(crate) logging: LoggingState,
     pub(crate) short_ids: ShortIds,
+    pub(crate) turns: Turns,
     why_gone: OnceLock<String>,
     exit: Exit,
     bundles: Mutex<HashMap<String, Arc<ActiveBundle>>>,
@@ -79,6 +80,7 @@ impl WorkerSession {
             recent_lines: RecentLines::default(),
             logging: LoggingState::default(),
             short_ids: ShortIds::default(),
+            turns: Turns::default(),
             why_gone: OnceLock::new(),
             exit: Exit::default(),
             bundles: Mutex::default(),

@@ -19,6 +19,19 @@ pub enum JobState {
 }
 
 impl JobState {
+    /// Every state there is.
+    pub const ALL: [Self; 9] = [
+        Self::Stopped,
+        Self::Starting,
+        Self::Running,
+        Self::Draining,
+        Self::Drained,
+        Self::Cancelling,
+        Self::Cancelled,
+        Self::Failed,
+        Self::Done,
+    ];
+
     /// The legal moves. A job that is asked to cancel or drain may still end in any way: it may have
     /// been done already, or fail over the request.
     pub(crate) fn may_become(self, next: JobState) -> bool {
@@ -78,13 +91,10 @@ impl fmt::Display for JobState {
 mod tests {
     use super::JobState::{self, *};
 
-    const ALL: [JobState; 9] =
-        [Stopped, Starting, Running, Draining, Drained, Cancelling, Cancelled, Failed, Done];
-
     #[test]
     fn nothing_follows_an_end_and_everything_else_can_end() {
-        for state in ALL {
-            let next: Vec<_> = ALL.into_iter().filter(|&next| state.may_become(next)).collect();
+        for state in JobState::ALL {
+            let next: Vec<_> = JobState::ALL.into_iter().filter(|&next| state.may_become(next)).collect();
             assert_eq!(next.is_empty(), state.is_terminal(), "{state} → {next:?}");
             assert!(!state.may_become(state), "{state}");
         }
@@ -92,8 +102,8 @@ mod tests {
 
     #[test]
     fn every_end_is_reached_from_every_state_of_a_started_job() {
-        for state in ALL.into_iter().filter(|s| !s.is_terminal() && *s != Stopped) {
-            for end in ALL.into_iter().filter(|s| s.is_terminal()) {
+        for state in JobState::ALL.into_iter().filter(|s| !s.is_terminal() && *s != Stopped) {
+            for end in JobState::ALL.into_iter().filter(|s| s.is_terminal()) {
                 let direct = state.may_become(end);
                 let by_way = end.on_the_way_to().is_some_and(|m| state.may_become(m) && m.may_become(end));
                 assert!(direct || by_way, "{state} → {end}");

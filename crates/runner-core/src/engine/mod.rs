@@ -225,7 +225,7 @@ impl<B: Clone> Engine<B> {
             }
             match node {
                 Node::Stage(stage) => {
-                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref()));
+                    stages.insert(id, StageState::new(side.len(), stage.keyed.as_ref(), plan.streaming));
                 }
                 Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
                     collectors.insert(id, CollectorState::default());
@@ -291,6 +291,14 @@ impl<B: Clone> Engine<B> {
             self.check_end();
         }
         std::mem::take(&mut self.actions)
+    }
+
+    /// How many blocks wait before stages, and how many bytes they have.
+    pub fn waiting(&self) -> (u64, u64) {
+        let stages = self.stages.values();
+        stages.fold((0, 0), |(blocks, bytes), stage| {
+            (blocks + stage.waiting() as u64, bytes + stage.pending_bytes)
+        })
     }
 
     /// Bundles running now.

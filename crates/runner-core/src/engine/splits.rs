@@ -115,9 +115,10 @@ impl<B: Clone> Engine<B> {
     pub(super) fn ask_for_splits(&mut self) {
         let now = self.clock.wall();
         let mut next: Option<ProcessingTime> = None;
-        for pool in 0..self.free_slots.len() {
+        let shared = self.bundles.len() > 0 && matches!(self.policy, BundlePolicy::Bytes(_));
+        for pool in (0..self.free_slots.len()).filter(|_| shared) {
             let free = self.free_slots[pool];
-            if free == 0 || !matches!(self.policy, BundlePolicy::Bytes(_)) {
+            if free == 0 {
                 continue;
             }
             let running = self.splittable(pool);

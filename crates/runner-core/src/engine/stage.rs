@@ -53,13 +53,15 @@ struct KeyedQueue<B> {
     last_turns: Option<LastTurns>,
     turn: Option<Turn>,
     kinds: Vec<TimerKind>,
+    /// What is made by timers comes before any timer of a later stage fires, as all of bounded input does.
+    bounded: bool,
     /// There if a key's elements are to come in the order of their time: how late they may be, in
     /// milliseconds.
     sorted: Option<i64>,
 }
 
 impl<B> StageState<B> {
-    pub(super) fn new(side_inputs: usize, keyed: Option<&KeyedStage>) -> Self {
+    pub(super) fn new(side_inputs: usize, keyed: Option<&KeyedStage>, streaming: bool) -> Self {
         let queue = match keyed {
             None => Queue::Plain(VecDeque::new()),
             Some(keyed) => Queue::Keyed(Box::new(KeyedQueue {
@@ -69,6 +71,7 @@ impl<B> StageState<B> {
                 last_turns: None,
                 turn: None,
                 kinds: keyed.families.iter().map(|family| family.kind).collect(),
+                bounded: !streaming,
                 sorted: keyed.time_sorted.then_some(keyed.allowed_lateness),
             })),
         };
@@ -168,6 +171,7 @@ impl<B> StageState<B> {
         self.watermark = self.watermark.max(self.input.min(self.holds.earliest()));
         let timers = match &self.queue {
             Queue::Plain(_) => EventTime::MAX,
+            Queue::Keyed(queue) if queue.bounded && queue.timers.hold() < EventTime::MAX => EventTime::MIN,
             Queue::Keyed(queue) => queue.timers.hold(),
         };
         self.output = self.output.max(self.watermark.min(timers));
@@ -179,6 +183,11 @@ impl<B> StageState<B> {
         let Queue::Keyed(queue) = &self.queue else { return None };
         let expired =
             self.watermark.min(queue.timers.earliest_event_time()).min(self.windows_in_use.earliest());
+        // What waits for processing time fires at the end, and finds the state of the global window.
+        let expired = match queue.timers.waits_for_processing_time() {
+            true => expired.min(EventTime::GLOBAL_WINDOW_MAX),
+            false => expired,
+        };
         let newly = expired > self.expired;
         self.expired = self.expired.max(expired);
         newly.then_some(expired)

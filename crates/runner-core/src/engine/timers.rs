@@ -148,6 +148,10 @@ impl Timers {
         first(TimerKind::EventTime).min(first(TimerKind::Expiration))
     }
 
+    pub(super) fn waits_for_processing_time(&self) -> bool {
+        self.of(TimerKind::ProcessingTime).next().is_some()
+    }
+
     fn of(&self, kind: TimerKind) -> impl Iterator<Item = (&Place, &TimerId)> {
         let first = Place { kind, fire: EventTime(i64::MIN), set: 0, partition: Partition(0) };
         self.queue.range(first..).take_while(move |(place, _)| place.kind == kind)

@@ -10,7 +10,7 @@ use beam_model::time::EventTime;
 use tokio::sync::mpsc;
 
 use super::collectors::compute;
-use super::merging::{MergedInput, Merger};
+use super::merging::{self, MergedInput, Merger};
 use super::outputs::{ByCollection, Outputs};
 use super::splits::{Input, Split};
 use super::state::StageState;
@@ -18,7 +18,7 @@ use super::{FaultInjection, Progress, Report, late, timers, with_user_names};
 use crate::engine::{Attempt, Block, BundleId, EngineEvent, MAX_ATTEMPTS, Partition, Timer, TimerChange};
 use crate::fault::{Blame, Fault, Retry};
 use crate::metrics::Dropped;
-use crate::plan::{Collection, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
+use crate::plan::{Collection, CombineStage, ExecutionPlan, KeyedStage, Node, NodeId, Stage};
 use crate::ports::{
     BundleControl, BundleInput, BundleRequests, BundleResult, RemoteBundle, Residual, StageBundleFactory,
     Storage, StoredBlock,
@@ -81,6 +81,8 @@ pub(super) struct Workers {
     pub(super) stage: Arc<dyn StageBundleFactory>,
     /// There if windows of the stage are merged by the SDK.
     pub(super) merge: Option<Arc<dyn StageBundleFactory>>,
+    /// Merge the accumulators of its combining states, in the order of `Stage::combines`.
+    pub(super) combine: Vec<Arc<dyn StageBundleFactory>>,
 }
 
 impl Run {
@@ -113,8 +115,8 @@ impl Run {
                 let (open, late) = late::drop_late(keyed, input, blocks, watermark, self.storage.as_ref())
                     .map_err(failed)?;
                 dropped = Dropped { late, closed: 0 };
-                let (state, storage) = (&self.state, self.storage.as_ref());
-                let by_key = ByKey { stage: keyed, input, watermark, state, workers, storage };
+                let (combines, state, storage) = (&stage.combines, &self.state, self.storage.as_ref());
+                let by_key = ByKey { stage: keyed, combines, input, watermark, state, workers, storage };
                 by_key.prepare(open).await.map_err(failed)?
             }
         };
@@ -218,6 +220,7 @@ impl Run {
 /// The input of a stage that processes elements by key.
 struct ByKey<'a> {
     stage: &'a KeyedStage,
+    combines: &'a [CombineStage],
     input: &'a Collection,
     watermark: EventTime,
     state: &'a StageState,
@@ -228,12 +231,16 @@ struct ByKey<'a> {
 impl ByKey<'_> {
     /// Merges windows and sorts elements, if the stage wants that.
     async fn prepare(self, blocks: Vec<StoredBlock>) -> Result<MergedInput, Fault> {
-        let Self { stage, input, watermark, state, workers, storage } = self;
+        let Self { stage, combines, input, watermark, state, workers, storage } = self;
         let mut merged = match &state.user {
             None => MergedInput { blocks, ..Default::default() },
             Some(state) => {
-                let workers = workers.merge.as_deref();
-                Merger { stage, input, state, watermark, workers, storage }.merge(blocks).await?
+                let merge = workers.merge.as_deref();
+                let merger = Merger { stage, input, state, watermark, workers: merge, storage };
+                let merged = merger.merge(blocks).await?;
+                let combines = combines.iter().zip(&workers.combine);
+                merging::combine_states(combines, state, &merged.results).await?;
+                merged
             }
         };
         if stage.time_sorted {

@@ -4,6 +4,7 @@
 //! timers by a [`TimerChange`], elements are handed to the worker in the windows that they are in then.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
 
 use beam_model::coders::windowed_value::{read_header, write_header};
 use beam_model::time::EventTime;
@@ -13,11 +14,11 @@ use super::late::has_expired;
 use super::timers::window_of;
 use crate::engine::TimerChange;
 use crate::fault::Fault;
-use crate::plan::{Collection, KeyedStage, Merging};
-use crate::ports::{StageBundleFactory, Storage, StoredBlock};
+use crate::plan::{Collection, CombineStage, KeyedStage, Merging};
+use crate::ports::{StageBundleFactory, StateHandler, StateKey, Storage, StoredBlock};
 use crate::runner_transforms::elements::{Elements, put_instead};
 use crate::runner_transforms::group_by_key::{Merged, Window, merge_sessions};
-use crate::runner_transforms::{malformed, merge_windows};
+use crate::runner_transforms::{malformed, merge_accumulators, merge_windows};
 use crate::state::{BundleState, WindowMerge};
 
 /// Merges the windows of one attempt of a bundle.
@@ -194,6 +195,30 @@ impl Merger<'_> {
         }
         Ok(out.into())
     }
+}
+
+/// Makes one accumulator of those that merging windows has left in a combining state, for SDKs that expect no more.
+/// `merged`: keys, and windows that some of theirs have become.
+pub(super) async fn combine_states<'a>(
+    combines: impl Iterator<Item = (&'a CombineStage, &'a Arc<dyn StageBundleFactory>)>,
+    state: &BundleState,
+    merged: &[(Bytes, Bytes)],
+) -> Result<(), Fault> {
+    for (combine, workers) in combines {
+        for (key, window) in merged {
+            let of = StateKey::BagUserState {
+                transform_id: combine.transform.clone(),
+                state_id: combine.state_id.clone(),
+                window: window.clone(),
+                key: key.clone(),
+            };
+            let Some((count, accumulators)) = state.put_together(&of)? else { continue };
+            let one = merge_accumulators::merge(combine, workers.as_ref(), count, &accumulators).await?;
+            state.clear(&of)?;
+            state.append(&of, one)?;
+        }
+    }
+    Ok(())
 }
 
 fn boxed(window: &Bytes) -> Window {

@@ -6,26 +6,29 @@
 
 mod attempt;
 mod await_side_inputs;
+mod clock;
 mod collectors;
 mod handed_out;
 mod late;
 mod merging;
 mod outputs;
+mod progress;
 mod splits;
 mod state;
 mod test_stream;
 mod timers;
+mod workers;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
-use beam_model::time::{EventTime, ProcessingTime};
+use beam_model::time::EventTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, MissedTickBehavior};
@@ -33,7 +36,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
-use crate::metrics::JobMetrics;
+use crate::meters::WaitingShare;
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
     BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
@@ -45,8 +48,12 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
+pub use progress::Progress;
+use progress::with_user_names;
 use test_stream::Player;
+use workers::StageWorkers;
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
@@ -70,6 +77,7 @@ pub struct Execution {
     pub storage: Arc<dyn Storage>,
     /// What the user wants of the job.
     pub wish: watch::Receiver<Wish>,
+    pub clock: Clock,
     /// How long after the end of a stage's input its processing-time timers may go on setting others.
     pub last_timers: Duration,
 }
@@ -92,28 +100,6 @@ pub enum FaultInjection {
     None,
     /// The first attempt of every bundle fails after it has done all its work.
     FirstAttempts,
-}
-
-/// What others may see of a running job.
-#[derive(Default)]
-pub struct Progress {
-    pub metrics: Mutex<JobMetrics>,
-    pub bundles_committed: AtomicU64,
-    pub bundles_failed: AtomicU64,
-    /// What the author of the job is to be told when it has ended.
-    pub warnings: Mutex<Vec<String>>,
-}
-
-impl Progress {
-    fn metrics(&self) -> std::sync::MutexGuard<'_, JobMetrics> {
-        self.metrics.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn ask_workers(&self, workers: &dyn JobBundleFactory) {
-        for (worker, infos) in workers.worker_metrics().await {
-            self.metrics().worker_reported(worker, infos);
-        }
-    }
 }
 
 /// What a task reports.
@@ -163,9 +149,11 @@ pub async fn run(execution: Execution) -> Outcome {
         controls: HashMap::new(),
         inputs: HashMap::new(),
         wake: None,
+        began: Instant::now(),
         granted: Wish::GoOn,
         tasks,
         finalizers: JoinSet::new(),
+        waiting: WaitingShare::new(execution.progress.meters.clone()),
         execution,
     };
     job.run(inbox).await
@@ -187,34 +175,6 @@ struct Uncommitted {
     finalizer: Option<Box<dyn Finalizer>>,
     state: Option<Arc<BundleState>>,
     cache: Option<Arc<CacheUse>>,
-}
-
-/// The workers of one stage.
-struct StageWorkers {
-    ordinary: Arc<dyn StageBundleFactory>,
-    /// Truncates restrictions before it processes them; there if some may never end.
-    drain: Option<Arc<dyn StageBundleFactory>>,
-    /// Merges the windows of its state and timers; there if only the SDK can.
-    merge: Option<Arc<dyn StageBundleFactory>>,
-}
-
-impl StageWorkers {
-    fn of(plan: &ExecutionPlan, workers: &dyn JobBundleFactory) -> BTreeMap<NodeId, Self> {
-        let workers_of = |stage: &Stage| Self {
-            ordinary: workers.stage(stage.spec.clone()),
-            drain: stage.drain.as_ref().map(|spec| workers.stage(spec.clone())),
-            merge: stage.keyed.as_ref().and_then(|keyed| match &keyed.merging {
-                Merging::Never | Merging::Sessions => None,
-                Merging::BySdk(merge) => Some(workers.stage(merge.spec.clone())),
-            }),
-        };
-        plan.stages().map(|(node, stage)| (node, workers_of(stage))).collect()
-    }
-
-    fn of_bundle(&self, draining: bool) -> attempt::Workers {
-        let drain = self.drain.as_ref().filter(|_| draining);
-        attempt::Workers { stage: drain.unwrap_or(&self.ordinary).clone(), merge: self.merge.clone() }
-    }
 }
 
 struct Job {
@@ -242,11 +202,13 @@ struct Job {
     inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
     wake: Option<Instant>,
+    began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
     /// Everything that runs for the job; ended when this is dropped.
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
+    waiting: WaitingShare,
 }
 
 impl Job {
@@ -265,14 +227,20 @@ impl Job {
             }
             let (wake, granted) = (self.wake, self.granted);
             next = tokio::select! {
-                report = inbox.recv() => report.map(|report| self.receive(report)),
+                // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
+                biased;
+                wish = wished(&mut wish, granted) => {
+                    self.execution.workers.waited_for_others();
+                    self.grant(wish)
+                }
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                wish = wished(&mut wish, granted) => self.grant(wish),
                 () = at(wake) => {
+                    self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
                 }
+                report = inbox.recv() => report.map(|report| self.receive(report)),
             };
         }
     }
@@ -288,7 +256,12 @@ impl Job {
 
     fn receive(&mut self, report: Report) -> EngineEvent<StoredBlock> {
         match report {
-            Report::Event(event) => event,
+            Report::Event(event) => {
+                if matches!(event, EngineEvent::TestStream(_)) {
+                    self.execution.workers.waited_for_others();
+                }
+                event
+            }
             Report::SideInput { collection, ready } => {
                 self.side_inputs.publish(collection, ready);
                 EngineEvent::SideInputReady { collection }
@@ -313,6 +286,7 @@ impl Job {
                 metrics.bundle_failed(if infos.is_empty() { &before } else { &infos });
                 drop(metrics);
                 self.execution.progress.bundles_failed.fetch_add(1, Ordering::Relaxed);
+                self.execution.progress.meters.bundles.failed.add(1);
                 EngineEvent::BundleFailed { bundle, attempt, fault }
             }
         }
@@ -320,7 +294,7 @@ impl Job {
 
     /// The outcome, if the job is over.
     fn step(&mut self, event: EngineEvent<StoredBlock>) -> Option<Outcome> {
-        for action in self.engine.step(processing_time(), event) {
+        for action in self.engine.step(self.execution.clock.now(self.began), event) {
             match action {
                 EngineAction::End(outcome) => return Some(outcome),
                 EngineAction::Run {
@@ -363,9 +337,11 @@ impl Job {
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(instant(at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
             }
         }
+        let (blocks, bytes) = self.engine.waiting();
+        self.waiting.set(blocks, bytes);
         None
     }
 
@@ -412,7 +388,7 @@ impl Job {
              set {after} s after the end of their input"
         );
         tracing::warn!("{warning}");
-        self.execution.progress.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+        self.execution.progress.warn(warning);
     }
 
     fn side_input(&mut self, collection: CollectionId, ask: impl FnOnce(&SideInputCollector)) {
@@ -488,6 +464,7 @@ impl Job {
             side_inputs_version: self.side_inputs_version(stage),
         };
         tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
+        self.execution.progress.meters.bundles.started.add(1);
         let reports = self.reports.clone();
         self.tasks.spawn(async move {
             let result = run.run(&workers).await;
@@ -544,6 +521,7 @@ impl Job {
             cache.commit();
         }
         self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
+        self.execution.progress.meters.bundles.committed.add(1);
         let infos = with_user_names(infos, &self.execution.plan.transform_names);
         self.execution.progress.metrics().bundle_committed(&infos);
         if let Some(finalizer) = finalizer {
@@ -575,6 +553,9 @@ impl Job {
 
 /// Has state of keys that nobody asks for make room for others.
 async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
+    if !store.is_limited() {
+        return Ok(());
+    }
     let mut watch = tokio::time::interval(ROOM_EVERY);
     watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -594,20 +575,6 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> 
     Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
-/// The time on this machine's clock.
-fn processing_time() -> ProcessingTime {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    ProcessingTime(i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
-}
-
-/// When this machine's clock will show `at`.
-fn instant(at: ProcessingTime) -> Instant {
-    // The clock may be set, so nobody sleeps longer than this without looking at it again.
-    const LONGEST: u64 = 10_000;
-    let millis = at.millis().saturating_sub(processing_time().millis()).max(0).unsigned_abs().min(LONGEST);
-    Instant::now() + Duration::from_millis(millis)
-}
-
 async fn at(instant: Option<Instant>) {
     match instant {
         Some(instant) => tokio::time::sleep_until(instant).await,
@@ -621,16 +588,4 @@ async fn wished(wish: &mut watch::Receiver<Wish>, granted: Wish) -> Wish {
         std::future::pending::<()>().await;
     }
     *wish.borrow()
-}
-
-/// Metrics name transforms by their ids in the pipeline; users know them by name.
-fn with_user_names(mut infos: Vec<MonitoringInfo>, names: &BTreeMap<String, String>) -> Vec<MonitoringInfo> {
-    for info in &mut infos {
-        if let Some(label) = info.labels.get_mut("PTRANSFORM")
-            && let Some(name) = names.get(label)
-        {
-            label.clone_from(name);
-        }
-    }
-    infos
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use beam_model::time::EventTime;
 
 use super::attempt::residual_block;
+use super::collectors::{compute, size};
 use crate::engine::{Block, Helper, is_worth_splitting};
 use crate::fault::Fault;
 use crate::metrics::elements_done;
@@ -180,9 +181,10 @@ impl Input {
         let splits = || self.kept().map(|kept| kept.splits);
         let before = splits();
         let counted = self.clone();
-        let counted = tokio::task::spawn_blocking(move || counted.counts().map(|_| ())).await;
+        let count = move || counted.counts().map(|_| ());
+        let counted = compute(self.storage.as_ref(), size(&self.blocks), count).await;
         // What is malformed fails the bundle where it is read.
-        if !matches!(counted, Ok(Ok(()))) || !self.is_worth_splitting(&control, helper).await {
+        if counted.is_err() || !self.is_worth_splitting(&control, helper).await {
             return false;
         }
         control.split(fraction_of_remainder).await;

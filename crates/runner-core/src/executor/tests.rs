@@ -6,6 +6,7 @@ mod splits;
 mod streaming;
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use async_trait::async_trait;
@@ -95,6 +96,7 @@ async fn execute_on(
         progress: progress.clone(),
         storage: storage.clone(),
         wish,
+        clock: Clock::Machine,
         last_timers: crate::engine::LAST_TIMERS,
     };
     let outcome = tokio::time::timeout(LIMIT, super::run(execution)).await.expect("the job hangs");

@@ -1,7 +1,7 @@
 //! What the native engine cannot run yet, by transform.
 
 use beam_model::pipeline::state_spec::Spec;
-use beam_model::pipeline::{PTransform, ParDoPayload, merge_status};
+use beam_model::pipeline::{PTransform, ParDoPayload, StateSpec, merge_status};
 use beam_model::urns::standard_coders;
 
 use super::QueryablePipeline;
@@ -62,15 +62,25 @@ fn pardo(
     if let Ok(strategy) = pipeline.windowing_strategy(input)
         && strategy.merge_status() == merge_status::Enum::NeedsMerge
         && !environment.is_some_and(runs_python)
-        && payload.state_specs.values().any(|state| matches!(state.spec, Some(Spec::CombiningSpec(_))))
+        && payload.state_specs.values().any(|state| !can_be_merged(pipeline, state))
     {
-        // Merged windows leave several accumulators, as Python does itself; others read the first and no more.
-        let why = "has a combining state in windows that merge, of which its SDK would read but a part";
-        refusal.unsupported(name, why);
+        let why =
+            "has a combining state, in windows that merge, whose function or coder is not in the pipeline";
+        refusal.invalid(name, why);
     }
     let coder = pipeline.pcollection(input).and_then(|pcollection| pipeline.coder(&pcollection.coder_id));
     if coder.is_ok_and(|coder| coder.spec.as_ref().is_none_or(|spec| spec.urn != standard_coders::KV)) {
         refusal.invalid(name, "uses state or timers, but its elements have no key-value coder");
+    }
+}
+
+/// Merged windows leave several accumulators. Python merges them when it reads, others are to do so at once.
+fn can_be_merged(pipeline: &QueryablePipeline, state: &StateSpec) -> bool {
+    match &state.spec {
+        Some(Spec::CombiningSpec(state)) => {
+            state.combine_fn.is_some() && pipeline.coder(&state.accumulator_coder_id).is_ok()
+        }
+        _ => true,
     }
 }
 

@@ -5,6 +5,7 @@
 //! worker's own business.
 
 mod coders;
+mod combining_state;
 mod counts;
 mod descriptor;
 mod drain;
@@ -25,6 +26,7 @@ use beam_model::coders::Coder;
 use beam_model::pipeline::{Components, is_bounded};
 use beam_model::urns::standard_side_input_types;
 
+pub use combining_state::CombineStage;
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
 pub(crate) use side_inputs::is_live;
 pub use side_inputs::{Contents, LiveView, Ready};
@@ -183,6 +185,8 @@ pub struct Stage {
     pub drain: Option<Arc<StageSpec>>,
     /// There if it processes elements by key.
     pub keyed: Option<KeyedStage>,
+    /// Those of its states whose accumulators the runner has merged when windows merge.
+    pub combines: Vec<CombineStage>,
     /// The PCollection that it reads, if that is not counted here.
     pub counted_elsewhere: Option<String>,
 }
@@ -441,6 +445,7 @@ impl Planner<'_> {
                 collection.grain = Grain::Element;
             }
         }
+        let combines = combining_state::combine_stages(self.pipeline, &mut self.wire, stage)?;
         let mut side_inputs = self.side_inputs(stage)?;
         let environment = self.environment(&stage.environment_id);
         let built = descriptor::build(self.pipeline, &mut self.wire, index, stage)?;
@@ -465,6 +470,7 @@ impl Planner<'_> {
             restriction_reader,
             drain: drain.map(|drain| Arc::new(drain.spec)),
             keyed,
+            combines,
             counted_elsewhere: None,
         })))
     }

@@ -119,6 +119,7 @@ impl PlanBuilder {
             restriction_reader: None,
             drain: None,
             keyed: None,
+            combines: Vec::new(),
             counted_elsewhere: None,
         })));
         made

@@ -167,13 +167,13 @@ fn merge_stage(
     let merged = wire.add_standard(&format!("{window}_merged"), coder_urns::KV, &[window, &all]);
     let merged = wire.add_standard(&format!("{window}_all_merged"), coder_urns::ITERABLE, &[&merged]);
     let result = wire.add_standard(&format!("{window}_merge_result"), coder_urns::KV, &[&all, &merged]);
-    let function = WindowFunction {
+    let function = Function {
         id: format!("merge-windows-{transform}"),
         stage_name: format!("merging of windows for {name}"),
         name: format!("{name}/MergeWindows"),
         environment_id,
         urn: primitives::MERGE_WINDOWS,
-        function: as_worker_reads_it(strategy.window_fn.clone().unwrap_or_default()),
+        payload: as_worker_reads_it(strategy.window_fn.clone().unwrap_or_default()).encode_to_vec().into(),
         input: all,
         output: result,
     };
@@ -202,13 +202,13 @@ pub(super) fn map_stage(
         return Ok(None);
     }
     let side_window = wire.wire(&strategy.window_coder_id)?;
-    let function = WindowFunction {
+    let function = Function {
         id: format!("map-windows-{transform}-{tag}"),
         stage_name: format!("mapping of windows for side input {tag} of {name}"),
         name: format!("{name}/MapWindows({tag})"),
         environment_id: pipeline.environment_id(transform)?,
         urn: primitives::MAP_WINDOWS,
-        function: spec.window_mapping_fn.unwrap_or_default(),
+        payload: spec.window_mapping_fn.unwrap_or_default().encode_to_vec().into(),
         input: wire.wire(&pipeline.windowing_strategy(main)?.window_coder_id)?,
         output: side_window.clone(),
     };
@@ -217,23 +217,23 @@ pub(super) fn map_stage(
     Ok(Some(MapStage { spec: Arc::new(spec), source, side_window_coder }))
 }
 
-/// A transform that computes on windows alone, whatever their elements.
-struct WindowFunction {
+/// A transform that computes what the runner needs to know, e.g. of windows alone, whatever their elements.
+pub(super) struct Function {
     /// Of the descriptor.
-    id: String,
-    stage_name: String,
-    name: String,
-    environment_id: String,
-    urn: &'static str,
-    function: FunctionSpec,
+    pub(super) id: String,
+    pub(super) stage_name: String,
+    pub(super) name: String,
+    pub(super) environment_id: String,
+    pub(super) urn: &'static str,
+    pub(super) payload: Bytes,
     /// Wire coders. Both sides have a nonce besides, by which an answer is known.
-    input: String,
-    output: String,
+    pub(super) input: String,
+    pub(super) output: String,
 }
 
-impl WindowFunction {
+impl Function {
     /// The function between a data source and a data sink; and the source's id.
-    fn stage(self, pipeline: &QueryablePipeline, wire: &mut WireCoders) -> (StageSpec, String) {
+    pub(super) fn stage(self, pipeline: &QueryablePipeline, wire: &mut WireCoders) -> (StageSpec, String) {
         let global = wire.add_standard("windows_global_window", coder_urns::GLOBAL_WINDOW, &[]);
         let nonce = wire.add_standard("windows_nonce", coder_urns::BYTES, &[]);
         let input =
@@ -243,10 +243,9 @@ impl WindowFunction {
         let mut port = |urn, coder: &str| port_transform(urn, wire.windowed(coder, &global));
         let read = PTransform { outputs: one("out", "in"), ..port(runner::DATA_SOURCE, &input) };
         let write = PTransform { inputs: one("in", "out"), ..port(runner::DATA_SINK, &output) };
-        let payload = self.function.encode_to_vec().into();
         let compute = PTransform {
             unique_name: self.name,
-            spec: Some(FunctionSpec { urn: self.urn.to_owned(), payload }),
+            spec: Some(FunctionSpec { urn: self.urn.to_owned(), payload: self.payload }),
             inputs: one("in", "in"),
             outputs: one("out", "out"),
             environment_id: self.environment_id.clone(),

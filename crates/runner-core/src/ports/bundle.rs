@@ -60,6 +60,10 @@ pub trait JobBundleFactory: Send + Sync {
         Vec::new()
     }
 
+    /// Until now nothing more could be done than what workers do already: it took time to go on, or somebody
+    /// else to speak. Workers that had nothing to do did not wait for the runner. For its meters only.
+    fn waited_for_others(&self) {}
+
     /// Stops every worker of the job and frees all that they held. Bounded: a worker that does not
     /// stop is killed. Called once, when no bundle runs any more.
     async fn close(&self);

@@ -1,10 +1,11 @@
 //! Asking a bundle while a worker runs it: to split, how far it is.
 
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::Residual;
 

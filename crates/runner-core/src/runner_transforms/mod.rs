@@ -1,8 +1,8 @@
 //! What the runner executes itself, on encoded elements.
 //!
 //! [`elements`] cuts blocks into elements, [`group_by_key`] groups them, [`iterables`] keeps values of groups that are too
-//! large to be handed on, [`merge_windows`] has an SDK
-//! merge what only it can, [`side_input`] lets workers ask for a PCollection, [`live_side_input`] for one that
+//! large to be handed on, [`merge_windows`] and [`merge_accumulators`] have an SDK merge what only it can, [`side_input`]
+//! lets workers ask for a PCollection, [`live_side_input`] for one that
 //! goes on changing, and [`await_side_inputs`] holds back what cannot look into it yet.
 
 mod ask_windows;
@@ -12,6 +12,7 @@ pub mod group_by_key;
 pub mod iterables;
 pub mod live_side_input;
 pub mod map_windows;
+pub mod merge_accumulators;
 pub mod merge_windows;
 pub mod side_input;
 

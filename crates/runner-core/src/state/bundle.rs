@@ -107,6 +107,23 @@ impl BundleState {
         Ok(())
     }
 
+    /// What merging windows has put together in a bag, if that was appended in several parts: in how many, and all
+    /// of it.
+    ///
+    /// Errors: there is no such bag, or it cannot be read back.
+    pub fn put_together(&self, bag: &StateKey) -> Result<Option<(u32, Vec<u8>)>, Fault> {
+        let Request { owner, state, .. } = self.read_key(bag)?;
+        let uncommitted = self.uncommitted();
+        let base = uncommitted.writes.get(&owner).and_then(|writes| writes.base.as_ref());
+        let Some(values) = base.and_then(|cells| cells.bags.get(state)) else { return Ok(None) };
+        let Some(count) = u32::try_from(values.appends()).ok().filter(|count| *count > 1) else {
+            return Ok(None);
+        };
+        let mut whole = Vec::new();
+        values.parts().try_for_each(|part| part.append_to(&mut whole))?;
+        Ok(Some((count, whole)))
+    }
+
     /// Bytes of keys, windows and values that are written and not committed.
     pub fn uncommitted_bytes(&self) -> u64 {
         self.uncommitted().bytes

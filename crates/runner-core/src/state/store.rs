@@ -123,6 +123,11 @@ impl StateStore {
         Ok(())
     }
 
+    /// Whether there is an end to the memory.
+    pub fn is_limited(&self) -> bool {
+        self.storage.budget().limit() < u64::MAX
+    }
+
     /// Whether [`Self::make_room`] may have to do something.
     pub fn has_to_make_room(&self) -> bool {
         self.storage.budget().is_over()

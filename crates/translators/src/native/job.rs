@@ -6,7 +6,7 @@ use std::sync::{Arc, PoisonError};
 use async_trait::async_trait;
 use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
 use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
-use runner_core::executor::{Execution, Progress, Wish, run};
+use runner_core::executor::{Clock, Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
 use runner_core::plan::plan_pipeline;
 use runner_core::ports::Storage;
@@ -59,7 +59,7 @@ pub(super) fn start(
     storage: Arc<dyn Storage>,
     invocation: JobInvocation,
 ) -> Arc<dyn PipelineResult> {
-    let progress = Arc::new(Progress::default());
+    let progress = Arc::new(Progress { meters: bridge.meters().clone(), ..Progress::default() });
     let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
     let job = NativeJob { progress: progress.clone(), wish, outcome };
@@ -109,6 +109,7 @@ async fn execute(
         progress: progress.clone(),
         storage: storage.clone(),
         wish,
+        clock: Clock::Machine,
         last_timers: settings.last_timers,
     };
     let outcome = run(execution).await;

@@ -20,12 +20,17 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     let impulse = plan.impulse();
     let elements = plan.stage(impulse, &[], 1)[0];
     plan.stage(elements, &[], 0);
+    plan.last_stage().keyed = Some(keyed());
+    plan.build()
+}
+
+fn keyed() -> KeyedStage {
     let family = |(index, kind): (usize, &TimerKind)| TimerFamily {
         id: format!("family{index}"),
         kind: *kind,
         coder: Arc::new(Coder::Bytes),
     };
-    plan.last_stage().keyed = Some(KeyedStage {
+    KeyedStage {
         transform: "transform".to_owned(),
         window_coder: Arc::new(Coder::GlobalWindow),
         merging: crate::plan::Merging::Never,
@@ -33,8 +38,7 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
         states: Vec::new(),
         time_sorted: false,
         allowed_lateness: 0,
-    });
-    plan.build()
+    }
 }
 
 fn of(partition: u16, data: &'static str) -> Block<&'static str> {
@@ -213,6 +217,59 @@ fn a_timer_fires_when_its_window_is_over_and_then_sets_no_more() {
     let second = fired(&actions);
     assert_eq!(second.iter().map(|bundle| bundle.1.clone()).collect::<Vec<_>>(), [[(0, "b".to_owned(), 30)]]);
     assert_eq!(outcome(&engine.step(NOW, done(second[0].0, Vec::new()))).as_deref(), Some("done"));
+}
+
+/// What the one gives out by its timers is input of the other, of which all comes before its timers fire.
+#[test]
+fn on_bounded_input_the_timers_of_a_later_stage_wait_for_those_of_an_earlier_one() {
+    let mut plan = PlanBuilder::new();
+    let mut input = plan.impulse();
+    for _ in 0..2 {
+        let output = plan.stage(input, &[], 1)[0];
+        plan.last_stage().keyed = Some(keyed());
+        input = output;
+    }
+    let (mut engine, actions) = start(plan.build(), 4, BundlePolicy::EachBlock);
+    let output = CollectionId(1);
+    let set_one = |bundle, outputs| EngineEvent::BundleSucceeded {
+        bundle,
+        attempt: Attempt(1),
+        outputs,
+        residuals: Vec::new(),
+        timers: vec![set(0, "a", 10)],
+    };
+    let elements = vec![(output, vec![of(1, "element")])];
+    let actions = engine.step(NOW, set_one(run(&actions), elements));
+    let [(2, late, ..), (1, early, ..)] = runs(&actions)[..] else { panic!("{actions:?}") };
+    let actions = engine.step(NOW, set_one(late, Vec::new()));
+    assert_eq!(fired(&actions), [], "the earlier stage's timer may make more");
+    let made = succeeded(early, 1, vec![(output, vec![of(1, "made by a timer")])]);
+    let actions = engine.step(NOW, made);
+    let late = runs(&actions);
+    assert_eq!(late[0].3, ["made by a timer"]);
+    let actions = engine.step(NOW, done(late[0].1, Vec::new()));
+    assert_eq!(fired(&actions)[0].1, [(0, "a".to_owned(), 10)]);
+}
+
+/// It could not keep what it waits with otherwise.
+#[test]
+fn state_is_there_for_processing_time_timers_that_fire_at_the_end() {
+    let (mut engine, actions) = start(keyed_plan(true), 4, BundlePolicy::DEFAULT);
+    let actions = engine.step(NOW, succeeded(run(&actions), 1, vec![(CollectionId(1), vec![of(0, "a")])]));
+    let expires = |actions: &[EngineAction<&'static str>]| {
+        let expires = actions.iter().filter_map(|action| match action {
+            EngineAction::Expire { watermark, .. } => Some(*watermark),
+            _ => None,
+        });
+        expires.max()
+    };
+    let hour = NOW.saturating_add(3_600_000).millis();
+    let actions = engine.step(NOW, done(run(&actions), vec![set(1, "a", hour)]));
+    assert_eq!(fired(&actions)[0].1, [(1, "a".to_owned(), hour)]);
+    assert!(expires(&actions) <= Some(EventTime::GLOBAL_WINDOW_MAX), "{actions:?}");
+    let actions = engine.step(NOW, done(fired(&actions)[0].0, Vec::new()));
+    assert_eq!(expires(&actions), Some(EventTime::MAX));
+    assert_eq!(outcome(&actions).as_deref(), Some("done"));
 }
 
 /// A stage with a processing-time timer that fires for `key` in the only bundle of `actions`.

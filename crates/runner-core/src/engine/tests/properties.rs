@@ -253,7 +253,7 @@ proptest! {
     #[test]
     fn stage_watermarks_by_a_naive_model(by_key in any::<bool>(), ops in stage_ops()) {
         let keyed = keyed();
-        let mut stage: StageState<u64> = StageState::new(0, by_key.then_some(&keyed));
+        let mut stage: StageState<u64> = StageState::new(0, by_key.then_some(&keyed), true);
         // All blocks that are there, wherever they are, and all timers.
         let (mut there, mut timers): (Vec<EventTime>, Vec<EventTime>) = (Vec::new(), Vec::new());
         let mut running: Vec<(Content<u64>, EventTime)> = Vec::new();

@@ -118,7 +118,7 @@ const HOUR: i64 = 3_600_000;
 /// Elements with even values wait for event time, others for processing time.
 fn with_timers(bundle: &mut RemoteBundle) -> Result<(), Fault> {
     for (time, key, value) in pairs(bundle) {
-        let now = processing_time().millis();
+        let now = Clock::Machine.now(Instant::now()).millis();
         bundle.outputs.receive_timers(match value % 2 {
             0 => timer("event", &key, value, time + 5, time + 5),
             _ => timer("processing", &key, value, now + HOUR, time),

@@ -1,10 +1,13 @@
 //! ParDos with state: what of them is refused, and how windows with state merge.
 
+use beam_model::coders::Coder;
 use beam_model::pipeline::state_spec::Spec;
 use beam_model::pipeline::{
-    CombiningStateSpec, ReadModifyWriteStateSpec, StateSpec, TimerFamilySpec, merge_status,
+    CombinePayload, CombiningStateSpec, FunctionSpec, ReadModifyWriteStateSpec, StateSpec, TimerFamilySpec,
+    merge_status,
 };
 use beam_model::urns::session_windows_payload;
+use beam_model::urns::standard_p_transforms::combine_components::COMBINE_PER_KEY_MERGE_ACCUMULATORS;
 
 use super::*;
 use crate::plan::{ExecutionPlan, Merging};
@@ -32,7 +35,11 @@ fn value() -> ParDoPayload {
 }
 
 fn combining() -> ParDoPayload {
-    with_state(Spec::CombiningSpec(CombiningStateSpec::default()))
+    let combine_fn = Some(FunctionSpec { urn: "its own".to_owned(), ..Default::default() });
+    with_state(Spec::CombiningSpec(CombiningStateSpec {
+        accumulator_coder_id: "bytes".to_owned(),
+        combine_fn,
+    }))
 }
 
 /// Puts all PCollections in windows of this function, which merge.
@@ -106,19 +113,40 @@ fn timers_alone_need_merged_windows_too_and_sorted_input_does_not() {
 }
 
 #[test]
-fn combining_state_in_windows_that_merge_needs_an_sdk_that_reads_several_accumulators() {
-    let spoilt = |c: &mut Components| {
+fn accumulators_are_merged_with_windows_unless_the_sdk_reads_several() {
+    let in_sessions = |c: &mut Components| {
         keep(c, combining());
         merging(c, session_windows_payload::PROPERTIES);
     };
-    names(&refused(spoilt), "Keep", &["combining state", "windows that merge"]);
+    let combines = |plan: &ExecutionPlan| {
+        plan.stages().flat_map(|(_, stage)| stage.combines.clone()).collect::<Vec<_>>()
+    };
+    let plan = planned(in_sessions);
+    let [stage] = &combines(&plan)[..] else { panic!("one state is to be merged") };
+    let descriptor = &stage.spec.descriptor;
+    let spec = descriptor.transforms["compute"].spec.as_ref().unwrap();
+    assert_eq!(spec.urn, COMBINE_PER_KEY_MERGE_ACCUMULATORS);
+    let payload = CombinePayload::decode(spec.payload.clone()).unwrap();
+    assert_eq!(payload.combine_fn.unwrap().urn, "its own");
+    let coder =
+        |id: &str| Coder::from_proto(&descriptor.pcollections[id].coder_id, &descriptor.coders).unwrap();
+    let with_nonce = |coder| Coder::Kv(Box::new(Coder::Bytes), Box::new(coder));
+    assert_eq!(coder("in"), with_nonce(Coder::Iterable(Box::new(Coder::Bytes))));
+    assert_eq!(coder("out"), with_nonce(Coder::Bytes), "as it is in the state");
+
     let plan = planned(|c| {
-        spoilt(c);
+        in_sessions(c);
         c.environments.get_mut("env").unwrap().capabilities.push(PYTHON.to_owned());
     });
-    assert!(matches!(merging_of(&plan), Merging::Sessions));
+    assert!(matches!(merging_of(&plan), Merging::Sessions) && combines(&plan).is_empty());
     let plan = planned(|c| keep(c, combining()));
-    assert!(matches!(merging_of(&plan), Merging::Never), "where nothing merges any SDK can have it");
+    assert!(matches!(merging_of(&plan), Merging::Never) && combines(&plan).is_empty());
+
+    let spoilt = |c: &mut Components| {
+        in_sessions(c);
+        keep(c, with_state(Spec::CombiningSpec(CombiningStateSpec::default())));
+    };
+    names(&refused(spoilt), "Keep", &["combining state", "windows that merge"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use super::super::super::super::*;
+use super::awaits::{Awaits, Change, may_look};
 use super::expected;
 use super::groups::{Ask, Groups};
 use super::model::{AskModel, Set, Taken};
@@ -62,12 +63,17 @@ impl World<'_> {
             EngineAction::Collect { node, blocks, now } => self.collect(node, blocks, now),
             EngineAction::Advance { node, watermark, now } => {
                 assert_eq!(now, self.pipeline_time());
-                let groups = self.groups.get_mut(&node).unwrap();
-                assert!(groups.told <= watermark, "it goes back");
-                groups.told = watermark;
-                groups.asks.push_back(Ask::Advance(watermark, now));
+                let told = self.told(node);
+                assert!(*told <= watermark, "it goes back");
+                *told = watermark;
+                self.ask(node, Ask::Advance(watermark, now));
                 let collector = self.model.collectors.get_mut(&node).unwrap();
                 collector.asks.push_back(AskModel::Advance(watermark));
+            }
+            EngineAction::AddToSideInput { collection, blocks } if self.is_live(collection) => {
+                let elements = blocks.into_iter().flat_map(|block| block.data.elements);
+                let values = elements.flat_map(|element| element.values).collect();
+                self.live.entry(collection).or_default().asks.push_back(Change::Add(values));
             }
             EngineAction::AddToSideInput { collection, blocks } => {
                 let side = self.sides.entry(collection).or_default();
@@ -75,8 +81,15 @@ impl World<'_> {
                 let elements = blocks.into_iter().flat_map(|block| block.data.elements);
                 side.values.extend(elements.flat_map(|element| element.values));
             }
-            EngineAction::AdvanceSideInput { .. } => panic!("no side input here goes on changing"),
+            EngineAction::AdvanceSideInput { collection, watermark } => {
+                let live = self.live.entry(collection).or_default();
+                assert!(live.told < watermark, "that is no news");
+                assert!(watermark <= self.model.watermarks[collection.0], "it is not so far");
+                live.told = watermark;
+                live.asks.push_back(Change::Advance(watermark));
+            }
             EngineAction::SealSideInput { collection } => {
+                assert!(!self.is_live(collection));
                 assert_eq!(self.model.watermarks[collection.0], EventTime::MAX);
                 self.seen.insert(Seen::SideInput);
                 let side = self.sides.entry(collection).or_default();
@@ -90,6 +103,8 @@ impl World<'_> {
                 let idle = |groups: &Groups| groups.asks.is_empty() && !groups.is_answering();
                 assert!(self.running.is_empty() && self.groups.values().all(idle), "more is to come");
                 assert!(self.sides.values().all(|side| side.sealed == side.ready));
+                let live_idle = self.live.values().all(|live| live.asks.is_empty());
+                assert!(live_idle && self.awaits.values().all(Awaits::is_idle), "more is to come");
                 assert!(!self.test_stream_asked && !self.drained);
                 self.test_stream_asked = true;
             }
@@ -117,7 +132,14 @@ impl World<'_> {
         assert_eq!(open.attempt, Attempt(1));
         assert!(!open.blocks.is_empty() || !open.timers.is_empty(), "an empty bundle");
         for side in &stage.side_inputs {
-            assert!(self.sides[&side.collection].ready, "a side input is not ready");
+            if self.is_live(side.collection) {
+                let reached = self.live.get(&side.collection).map(|live| live.reached);
+                let elements = open.blocks.iter().flat_map(|block| &block.data.elements);
+                elements
+                    .for_each(|element| assert!(may_look(element, reached), "{element:?} at {reached:?}"));
+            } else {
+                assert!(self.sides[&side.collection].ready, "a side input is not ready");
+            }
         }
         assert!(self.free_slots(node) > 0, "too many bundles");
         self.check_timers(&open);
@@ -173,12 +195,34 @@ impl World<'_> {
         let serials: Vec<_> = blocks.iter().map(|block| block.data.serial).collect();
         let wanted = self.model.to_collect.get_mut(&node).and_then(VecDeque::pop_front);
         assert_eq!(Some(serials), wanted, "what a GroupByKey is given");
-        let groups = self.groups.get_mut(&node).unwrap();
+        let told = *self.told(node);
         for element in blocks.iter().flat_map(|block| &block.data.elements) {
             self.seen.extend(element.late.then_some(Seen::LateElement));
-            assert!(element.late || element.time >= groups.told, "{element:?} comes after {}", groups.told);
+            assert!(element.late || element.time >= told, "{element:?} comes after {told}");
         }
-        groups.asks.push_back(Ask::Add(blocks, now));
+        self.ask(node, Ask::Add(blocks, now));
+    }
+
+    /// The last watermark that a GroupByKey, or what waits for side inputs, has been told.
+    fn told(&mut self, node: NodeId) -> &mut EventTime {
+        match self.groups.get_mut(&node) {
+            Some(groups) => &mut groups.told,
+            None => &mut self.awaits.get_mut(&node).unwrap().told,
+        }
+    }
+
+    fn ask(&mut self, node: NodeId, ask: Ask) {
+        match self.groups.get_mut(&node) {
+            Some(groups) => groups.asks.push_back(ask),
+            None => {
+                let reached = self.live.iter().map(|(side, live)| (*side, live.reached)).collect();
+                self.awaits.get_mut(&node).unwrap().ask(ask, reached);
+            }
+        }
+    }
+
+    fn is_live(&self, collection: CollectionId) -> bool {
+        self.case.plan.collections[collection.0].live.is_some()
     }
 
     /// What is forgotten nobody needs any more.
@@ -211,9 +255,9 @@ impl World<'_> {
         assert!(self.running.values().all(|open| !open.failed), "a failed bundle is not tried again");
         assert!(self.model.to_collect.values().all(VecDeque::is_empty));
         for (index, node) in self.case.plan.nodes.iter().enumerate() {
-            if let Node::GroupByKey { input, .. } = node {
-                let told = self.groups[&NodeId(index)].told;
-                assert_eq!(told, self.model.watermarks[input.0], "what a GroupByKey has been told");
+            if let Node::GroupByKey { input, .. } | Node::AwaitSideInputs { input, .. } = node {
+                let told = *self.told(NodeId(index));
+                assert_eq!(told, self.model.watermarks[input.0], "what {node:?} has been told");
             }
         }
         self.model.stages.keys().for_each(|node| self.check_busy(*node));
@@ -236,8 +280,9 @@ impl World<'_> {
     fn check_busy(&self, node: NodeId) {
         let stage = self.stage(node);
         let model = &self.model.stages[&node];
-        let sides_ready =
-            |side: &StageSideInput| self.sides.get(&side.collection).is_some_and(|side| side.ready);
+        let sides_ready = |side: &StageSideInput| {
+            self.is_live(side.collection) || self.sides.get(&side.collection).is_some_and(|side| side.ready)
+        };
         // Where much waits, less is read.
         let held_back = stage.restriction_reader.is_some() && self.case.bytes > 8;
         if self.free_slots(node) == 0 || held_back || !stage.side_inputs.iter().all(sides_ready) {
@@ -289,6 +334,16 @@ impl World<'_> {
         }
         assert!(self.states.values().all(State::is_empty));
         self.groups.values_mut().for_each(Groups::check);
+        assert!(self.awaits.values().all(Awaits::is_empty));
+        for (side, live) in &mut self.live {
+            // Whatever nobody waits for any more may come after the end.
+            while !live.asks.is_empty() {
+                live.take_in();
+            }
+            assert_eq!(live.reached, EventTime::MAX);
+            let all = self.model.delivered[side.0].iter().map(|(value, _)| *value);
+            assert_eq!(live.values, all.collect::<Vec<_>>());
+        }
         expected::check(&expected::Given {
             case: self.case,
             delivered: &self.model.delivered,

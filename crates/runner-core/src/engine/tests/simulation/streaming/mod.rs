@@ -4,6 +4,7 @@
 //! against a [`model::Model`], which reckons all watermarks anew. In the end all collections are what
 //! [`expected`] computes without any schedule.
 
+mod awaits;
 mod expected;
 mod groups;
 mod judge;

@@ -70,7 +70,7 @@ impl Watermark {
     }
 }
 
-/// A GroupByKey, of which it matters what it has been asked and answered.
+/// A GroupByKey, or what waits for side inputs: it matters what it has been asked and answered.
 pub(super) struct CollectorModel {
     pub(super) asks: VecDeque<AskModel>,
     pub(super) answered: EventTime,
@@ -89,7 +89,7 @@ pub(super) struct Model {
     pub(super) watermarks: Vec<EventTime>,
     pub(super) stages: BTreeMap<NodeId, StageModel>,
     pub(super) collectors: BTreeMap<NodeId, CollectorModel>,
-    /// Elements that a GroupByKey is to be given in this step.
+    /// Elements that one of them is to be given in this step.
     pub(super) to_collect: BTreeMap<NodeId, VecDeque<Vec<u64>>>,
     /// All values that have ever been in a collection, and their times.
     pub(super) delivered: Vec<Vec<(u64, EventTime)>>,
@@ -104,7 +104,7 @@ impl Model {
                 Node::Stage(_) => {
                     stages.insert(NodeId(index), StageModel::default());
                 }
-                Node::GroupByKey { .. } => {
+                Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
                     let collector = CollectorModel {
                         asks: VecDeque::new(),
                         answered: EventTime::MIN,
@@ -117,7 +117,6 @@ impl Model {
                 | Node::TestStream(_)
                 | Node::Flatten { .. }
                 | Node::Redistribute { .. } => {}
-                Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
             }
         }
         Self {
@@ -149,7 +148,7 @@ impl Model {
                             self.arrive(NodeId(index), block.clone(), ProcessingTime::MIN);
                         });
                     }
-                    Node::GroupByKey { .. } => {
+                    Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
                         let serials = blocks.iter().map(|block| block.data.serial).collect();
                         self.to_collect.entry(NodeId(index)).or_default().push_back(serials);
                         let holds = blocks.iter().map(|block| block.hold).collect();
@@ -160,7 +159,6 @@ impl Model {
                         self.deliver(*output, blocks)
                     }
                     Node::Impulse { .. } | Node::TestStream(_) => panic!("it reads nothing"),
-                    Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
                 }
             }
         }
@@ -226,8 +224,9 @@ impl Model {
                     inputs.iter().map(|input| self.watermarks[input.0]).min().unwrap()
                 }
                 Node::Redistribute { input, .. } => self.watermarks[input.0],
-                Node::AwaitSideInputs { .. } => panic!("no side input here goes on changing"),
-                Node::GroupByKey { .. } => self.collectors.get_mut(&id).unwrap().settle(),
+                Node::GroupByKey { .. } | Node::AwaitSideInputs { .. } => {
+                    self.collectors.get_mut(&id).unwrap().settle()
+                }
                 Node::Stage(stage) => {
                     let input = self.watermarks[stage.input.0];
                     self.stages.get_mut(&id).unwrap().settle(input)

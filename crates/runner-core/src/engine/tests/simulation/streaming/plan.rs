@@ -10,8 +10,8 @@ use super::super::Random;
 use super::work::{Batch, Element};
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{
-    AccumulationMode, ClosingBehavior, EnvironmentIndex, Firing, Grain, KeyedStage, Merging, OnTimeBehavior,
-    OutputTime, TimerFamily, TimerKind, TimestampTransform, Trigger,
+    AccumulationMode, ClosingBehavior, Contents, EnvironmentIndex, Firing, Grain, KeyedStage, LiveView,
+    Merging, OnTimeBehavior, OutputTime, Ready, TimerFamily, TimerKind, TimestampTransform, Trigger,
 };
 
 pub(super) const ENVIRONMENTS: usize = 2;
@@ -74,6 +74,7 @@ pub(super) fn random_case(random: &mut Random) -> Case {
     let script = script(builder.random, &outputs, late);
     let has_end = builder.records.values().all(Option::is_some);
     let drain_after = (drained || !has_end).then(|| builder.random.below(400));
+    builder.live_side_inputs();
     let Builder { mut plan, read_singly, records, windows, .. } = builder;
     let singles = !read_singly.is_empty();
     for collection in &mut plan.plan.collections {
@@ -166,8 +167,37 @@ impl Builder<'_> {
         }
     }
 
+    /// Some side inputs go on changing while they are read. That orders the nodes anew.
+    fn live_side_inputs(&mut self) {
+        let nodes = self.plan.plan.nodes.iter();
+        let stages = nodes.filter_map(|node| match node {
+            Node::Stage(stage) => Some(stage),
+            _ => None,
+        });
+        let sides: BTreeSet<_> =
+            stages.flat_map(|stage| &stage.side_inputs).map(|side| side.collection).collect();
+        let made = |plan: &PlanBuilder| -> Vec<BTreeSet<CollectionId>> {
+            plan.plan.nodes.iter().map(|node| node.outputs().into_iter().collect()).collect()
+        };
+        let before = made(&self.plan);
+        let live = sides.into_iter().filter(|_| self.random.one_in(2)).collect::<Vec<_>>();
+        if live.is_empty() {
+            return;
+        }
+        let view = LiveView { ready: Ready::WithFirstElements, contents: Contents::All };
+        let (last, others) = live.split_last().unwrap();
+        for side in others {
+            self.plan.plan.collections[side.0].live = Some(view);
+        }
+        self.plan.live(*last, view);
+        let after = made(&self.plan);
+        let moved = |node: &NodeId| NodeId(after.iter().position(|made| *made == before[node.0]).unwrap());
+        self.records = self.records.iter().map(|(node, records)| (moved(node), *records)).collect();
+        self.windows = self.windows.iter().map(|(node, windows)| (moved(node), *windows)).collect();
+    }
+
     fn any_stage(&mut self, input: CollectionId) -> Vec<CollectionId> {
-        let sides = if self.random.one_in(8) { vec![self.any()] } else { Vec::new() };
+        let sides = if self.random.one_in(5) { vec![self.any()] } else { Vec::new() };
         let outputs = 1 + self.random.below(2);
         self.stage(input, &sides, outputs)
     }

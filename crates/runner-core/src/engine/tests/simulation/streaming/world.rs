@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::super::super::*;
 use super::super::Random;
+use super::awaits::{Awaits, Live};
 use super::groups::Groups;
 use super::model::{Instance, Model, Taken};
 use super::plan::Case;
@@ -73,7 +74,10 @@ pub(super) struct World<'a> {
     /// Attempts that have been answered or given up.
     pub(super) old: Vec<(BundleId, Attempt, NodeId)>,
     pub(super) groups: BTreeMap<NodeId, Groups>,
+    pub(super) awaits: BTreeMap<NodeId, Awaits>,
     pub(super) sides: BTreeMap<CollectionId, SideInput>,
+    /// Those that go on changing.
+    pub(super) live: BTreeMap<CollectionId, Live>,
     pub(super) states: BTreeMap<StateKey, State>,
     pub(super) wake: Option<ProcessingTime>,
     pub(super) test_stream_asked: bool,
@@ -114,12 +118,14 @@ pub(super) enum Seen {
     Truncated,
     TestStreamEvent,
     SideInput,
+    LiveSideInput,
+    Waits,
     Drained,
     Done,
 }
 
 impl Seen {
-    pub(super) const ALL: [Self; 19] = [
+    pub(super) const ALL: [Self; 21] = [
         Self::Bundle,
         Self::Retry,
         Self::Split,
@@ -137,6 +143,8 @@ impl Seen {
         Self::Truncated,
         Self::TestStreamEvent,
         Self::SideInput,
+        Self::LiveSideInput,
+        Self::Waits,
         Self::Drained,
         Self::Done,
     ];
@@ -151,8 +159,17 @@ impl<'a> World<'a> {
             }
             _ => None,
         });
+        let awaits = case.plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
+            Node::AwaitSideInputs { side_inputs, .. } => {
+                let sides = side_inputs.iter().map(|side| side.collection).collect();
+                Some((NodeId(index), Awaits::new(sides)))
+            }
+            _ => None,
+        });
         Self {
             groups: groups.collect(),
+            awaits: awaits.collect(),
+            live: BTreeMap::new(),
             case,
             random,
             model: Model::new(case.plan.clone()),
@@ -243,12 +260,15 @@ impl<'a> World<'a> {
         }
         let bundles: Vec<_> = self.running.keys().copied().collect();
         let asked = |groups: &Groups| !groups.asks.is_empty() || groups.is_answering();
-        let groups: Vec<_> =
+        let mut groups: Vec<_> =
             self.groups.iter().filter(|(_, groups)| asked(groups)).map(|(id, _)| *id).collect();
+        groups.extend(self.awaits.iter().filter(|(_, awaits)| !awaits.is_idle()).map(|(id, _)| *id));
+        let changed = |live: &Live| !live.asks.is_empty();
+        let live: Vec<_> = self.live.iter().filter(|(_, live)| changed(live)).map(|(id, _)| *id).collect();
         let unready = |side: &SideInput| side.sealed && !side.ready;
         let sides: Vec<_> = self.sides.iter().filter(|(_, side)| unready(side)).map(|(id, _)| *id).collect();
         let mut choice = {
-            let choices = bundles.len() + groups.len() + sides.len();
+            let choices = bundles.len() + groups.len() + sides.len() + live.len();
             let choices = choices + usize::from(self.wake.is_some()) + usize::from(self.test_stream_asked);
             assert!(choices > 0, "nothing is under way, and the job has not ended");
             self.random.below(choices)
@@ -261,6 +281,12 @@ impl<'a> World<'a> {
             return self.collected(*node);
         }
         choice -= groups.len();
+        if let Some(collection) = live.get(choice) {
+            self.seen.insert(Seen::LiveSideInput);
+            self.live.get_mut(collection).unwrap().take_in();
+            return (EngineEvent::SideInputUpdated { collection: *collection }, Happening::Nothing);
+        }
+        choice -= live.len();
         if let Some(collection) = sides.get(choice) {
             self.sides.get_mut(collection).unwrap().ready = true;
             return (EngineEvent::SideInputReady { collection: *collection }, Happening::Nothing);
@@ -420,7 +446,11 @@ impl<'a> World<'a> {
 
     fn collected(&mut self, node: NodeId) -> (EngineEvent<Batch>, Happening) {
         let random = &mut self.random;
-        let given = self.groups.get_mut(&node).unwrap().answer(|count| random.below(count + 1));
+        let some = |count| random.below(count + 1);
+        let given = match self.groups.get_mut(&node) {
+            Some(groups) => groups.answer(some),
+            None => self.awaits.get_mut(&node).unwrap().answer(some),
+        };
         let output = self.case.plan.nodes[node.0].outputs()[0];
         let elements = given.elements.into_iter().map(|element| self.sent(output, element)).collect();
         let (blocks, done) = (self.blocks(elements), given.done);
@@ -452,6 +482,8 @@ impl<'a> World<'a> {
             Happening::Collected { node, blocks, done } => {
                 self.model.deliver(self.case.plan.nodes[node.0].outputs()[0], &blocks);
                 if let Some(done) = done {
+                    let waits = self.awaits.contains_key(&node) && done.hold < EventTime::MAX;
+                    self.seen.extend(waits.then_some(Seen::Waits));
                     self.model.answered(node, done.hold);
                 }
             }

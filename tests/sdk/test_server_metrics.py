@@ -1,0 +1,90 @@
+"""What the server tells monitoring about itself, while a real job runs and after it."""
+
+import re
+import threading
+import urllib.request
+
+import apache_beam as beam
+from apache_beam.options.pipeline_options import PipelineOptions
+
+from beamline_server import BeamlineServer
+from conftest import BINARY, free_port
+from harness import portable_options
+
+ELEMENTS = 5_000
+GO_ON = threading.Event()
+GO_ON_SECONDS = 60
+
+
+def hold(element):
+  assert GO_ON.wait(GO_ON_SECONDS)
+  return element
+
+
+def samples(port):
+  """Value by name and labels, as they are written."""
+  with urllib.request.urlopen('http://127.0.0.1:%d/metrics' % port, timeout=30) as answer:
+    assert answer.headers['Content-Type'].startswith('text/plain; version=0.0.4')
+    text = answer.read().decode('utf-8')
+  found = {}
+  for line in text.splitlines():
+    if not line.startswith('#'):
+      name, value = re.fullmatch(r'([a-z_]+(?:\{[a-z]+="[^"]*"\})?) (\S+)', line).groups()
+      assert name not in found, name
+      found[name] = float(value)
+  return found
+
+
+def wait_for(port, name, value):
+  deadline = threading.Event()
+  for _ in range(600):
+    if samples(port)[name] == value:
+      return
+    deadline.wait(0.1)
+  raise AssertionError('%s never was %s: %s' % (name, value, samples(port)))
+
+
+def test_a_job_is_seen_in_the_metrics(tmp_path):
+  port = free_port()
+  log = str(tmp_path / 'server.log')
+  with BeamlineServer(BINARY, ['--http-port=%d' % port], log=log) as server:
+    GO_ON.clear()
+    p = beam.Pipeline(options=PipelineOptions(portable_options(server.endpoint)))
+    _ = (
+        p
+        | beam.Create([0])
+        | beam.Map(hold)
+        | beam.FlatMap(lambda _: ((i % 10, b'x' * 100) for i in range(ELEMENTS)))
+        | beam.GroupByKey()
+        | beam.Map(lambda kv: len(list(kv[1]))))
+    before = samples(port)
+    assert before['beamline_jobs{state="RUNNING"}'] == before['beamline_workers'] == 0
+    result = p.run()
+    try:
+      wait_for(port, 'beamline_workers', 1)
+      during = samples(port)
+      assert during['beamline_jobs{state="RUNNING"}'] == 1
+      assert during['beamline_bundles_started_total'] > during['beamline_bundles_committed_total']
+    finally:
+      GO_ON.set()
+    result.wait_until_finish()
+    wait_for(port, 'beamline_workers', 0)
+    after = samples(port)
+
+  assert after['beamline_jobs{state="DONE"}'] == 1
+  assert after['beamline_bundles_started_total'] == after['beamline_bundles_committed_total'] >= 2
+  assert after['beamline_bundles_failed_total'] == 0
+  # All elements come from the worker; they go back to it grouped, by ten keys.
+  assert after['beamline_data_bytes_total{direction="from_worker"}'] > 100 * ELEMENTS
+  assert after['beamline_data_bytes_total{direction="to_worker"}'] > 100 * ELEMENTS
+  assert after['beamline_data_elements_total{direction="from_worker"}'] >= ELEMENTS
+  assert 10 <= after['beamline_data_elements_total{direction="to_worker"}'] < ELEMENTS
+  bundles = after['beamline_bundles_committed_total']
+  assert after['beamline_bundle_seconds_count'] == bundles
+  assert after['beamline_bundle_seconds_bucket{le="+Inf"}'] == bundles
+  assert after['beamline_bundle_seconds_sum'] > 0
+  # One worker had them all, and may have waited before each but the first.
+  assert 0 < after['beamline_worker_wait_seconds_count'] < bundles
+  assert after['beamline_waiting_blocks'] == after['beamline_waiting_bytes'] == 0
+  assert after['process_cpu_seconds_total'] > 0
+  assert after['process_resident_memory_bytes'] > 1_000_000
