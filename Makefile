@@ -18,7 +18,7 @@ QUIET ?= 3
 # How many random cases of each simulation `make simulate` runs.
 SEEDS ?= 10000
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
-SDK_TEST_SECONDS ?= 1500
+SDK_TEST_SECONDS ?= 2100
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-micro bench-scripted bench-latency endurance fmt release debug clean-venv

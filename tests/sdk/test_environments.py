@@ -105,6 +105,17 @@ def test_process_gets_the_staged_files(endpoint, process, tmp_path):
   assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
 
 
+def test_process_has_an_allocator_of_its_own(endpoint, process):
+  """What the server tells its own allocator would make workers slower."""
+  def told(unused_x):
+    return sorted(name for name in os.environ if name.startswith(('MALLOC_', 'BEAMLINE_ALLOCATOR')))
+
+  here = sorted(name for name in os.environ if name.startswith('MALLOC_'))
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint, process)))
+  harness.check(pipeline | beam.Create([1]) | beam.Map(told), [here])
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
+
+
 def test_workers_end_with_their_job(endpoint, process, tmp_path):
   """No process is left when the client has its result."""
   path = tmp_path / 'pids'

@@ -7,7 +7,21 @@
 
 /// At most two threads' worth of memory that is not in use, and none of large blocks, which logs, blocks and frames are.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-const SETTINGS: [(&str, &str); 2] = [("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "262144")];
+const SETTINGS: &[(&str, &str)] = &[("MALLOC_ARENA_MAX", "2"), ("MALLOC_MMAP_THRESHOLD_", "262144")];
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+const SETTINGS: &[(&str, &str)] = &[];
+
+/// Says that it was the server itself that started the server so.
+const BY_ITSELF: &str = "BEAMLINE_ALLOCATOR_SET";
+
+/// The variables that are the server's own affair. A worker that got them would be slower: interpreters take and
+/// free large blocks all the time.
+pub(super) fn not_for_workers() -> Vec<&'static str> {
+    if std::env::var_os(BY_ITSELF).is_none() {
+        return Vec::new();
+    }
+    SETTINGS.iter().map(|(name, _)| *name).chain([BY_ITSELF]).collect()
+}
 
 /// Has the allocator give back what is not in use. Does nothing if the user has told it something else.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
@@ -22,7 +36,7 @@ pub(super) fn set_up() {
         again.arg0(name);
     }
     // It returns only if it fails; the server then runs as it is, and takes more memory.
-    let error = again.args(arguments).envs(SETTINGS).exec();
+    let error = again.args(arguments).envs(SETTINGS.iter().copied()).env(BY_ITSELF, "1").exec();
     tracing::debug!("the allocator cannot be told to give memory back: {error}");
 }
 

@@ -99,6 +99,7 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
     let bridge = FnHarnessBridge::new(BridgeConfig {
         advertise_host: ports.host().to_owned(),
         slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
+        not_for_workers: allocator::not_for_workers(),
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());

@@ -122,7 +122,7 @@ impl EnvironmentSpec {
                 )))
             }
             Launcher::Process(command) => {
-                command.start(worker.clone(), &shared.endpoint).map(Running::Process).map_err(|failure| {
+                command.start(worker.clone(), shared).map(Running::Process).map_err(|failure| {
                     Fault::environment(format!("worker {} of {self} {failure}", worker.id)).fatal()
                 })
             }

@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::Launcher;
-use crate::server::Endpoint;
+use crate::server::Shared;
 use crate::worker::WorkerSession;
 
 /// How long a process may take to end of itself once its streams are closed: a harness that ends so
@@ -49,10 +49,14 @@ impl ProcessCommand {
     pub(super) fn start(
         &self,
         worker: Arc<WorkerSession>,
-        endpoint: &Endpoint,
+        shared: &Shared,
     ) -> Result<RunningProcess, String> {
-        let url = endpoint.url();
-        let mut child = Command::new(&self.payload.command)
+        let url = shared.endpoint.url();
+        let mut command = Command::new(&self.payload.command);
+        for variable in &shared.config.not_for_workers {
+            command.env_remove(variable);
+        }
+        let mut child = command
             .arg(format!("--id={}", worker.id))
             .arg(format!("--provision_endpoint={url}"))
             .arg(format!("--control_endpoint={url}"))

@@ -33,6 +33,8 @@ pub struct BridgeConfig {
     pub slow_bundle: Duration,
     /// So many starts of an environment's worker in a row may fail before the job is given up.
     pub max_start_failures: u32,
+    /// Environment variables of the server that worker processes do not inherit.
+    pub not_for_workers: Vec<&'static str>,
     /// Of the server, to be counted in.
     pub meters: Arc<Meters>,
 }
@@ -51,6 +53,7 @@ impl Default for BridgeConfig {
             worker_status_timeout: Duration::from_secs(5),
             slow_bundle: Duration::from_secs(300),
             max_start_failures: 4,
+            not_for_workers: Vec::new(),
             meters: Arc::default(),
         }
     }
