@@ -273,7 +273,9 @@ impl StageModel {
         let mut taken = Taken::default();
         for block in blocks {
             let serial = block.data.serial;
-            let found = self.waiting.iter().position(|instance| instance.block.data.serial == serial);
+            // The stage may have it twice, by a Flatten, and one of the two come back later than the other.
+            let same = self.waiting.iter().enumerate().filter(|(_, it)| it.block.data.serial == serial);
+            let found = same.min_by_key(|(_, it)| it.not_before).map(|(index, _)| index);
             let found = found.unwrap_or_else(|| panic!("block {serial} does not wait"));
             taken.instances.push(self.waiting.remove(found));
         }
