@@ -21,7 +21,7 @@ SEEDS ?= 10000
 SDK_TEST_SECONDS ?= 2100
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-micro bench-scripted bench-latency endurance fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -63,6 +63,9 @@ bench-scripted: release ## elements per second with workers in Rust that cost no
 
 bench-latency: release venv ## streaming latency beside Prism, to docs/latency.md (ARGS='--rounds N')
 	$(VENV_PYTHON) benches/latency.py --beamline $(RELEASE_BIN) --output docs/latency.md $(ARGS)
+
+bench-memory: release venv ## a GroupByKey of up to ten times the memory (printed; ARGS="--times 1 2")
+	$(VENV_PYTHON) benches/past_memory.py --beamline $(RELEASE_BIN) $(ARGS)
 
 endurance: release venv ## ten minutes of streaming, drained, every element accounted for (ARGS='--minutes N')
 	$(VENV_PYTHON) benches/endurance.py --beamline $(RELEASE_BIN) $(ARGS)
