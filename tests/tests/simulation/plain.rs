@@ -261,7 +261,7 @@ impl Plain<'_> {
         was: i64,
         is: i64,
     ) -> (Vec<Row>, i64) {
-        let windowing = self.case.collections[step.inputs[0]].windowing;
+        let Collection { windowing, unbounded, .. } = self.case.collections[step.inputs[0]].clone();
         let given = self.in_time(step.inputs[0], given, was);
         let cells = &mut self.cells[index];
         for row in given {
@@ -281,8 +281,9 @@ impl Plain<'_> {
                 OutputTime::Earliest => earliest,
                 OutputTime::Latest => latest,
             };
-            // In whatever panes it comes, taken singly it comes once. When it does matters to what is late alone.
-            if end >= is && (windowing.trigger == Trigger::Default || rest == Rest::Digest) {
+            // In whatever panes it comes, taken singly it comes once. When it does matters to what is late alone; but
+            // of bounded input nothing comes before all is there, and its windows have merged.
+            if end >= is && (windowing.trigger == Trigger::Default || rest == Rest::Digest || !unbounded) {
                 hold =
                     hold.min(if windowing.output_time == OutputTime::EndOfWindow { end } else { earliest });
                 return true;
