@@ -28,6 +28,7 @@ from apache_beam.transforms.periodicsequence import PeriodicImpulse  # pylint: d
 from apache_beam.utils.timestamp import Timestamp  # pylint: disable=wrong-import-position
 from beamline_server import BeamlineServer  # pylint: disable=wrong-import-position
 import latency_taken  # pylint: disable=wrong-import-position
+import measured as machine  # pylint: disable=wrong-import-position
 import run  # pylint: disable=wrong-import-position
 
 RATES = (100, 1000)
@@ -71,7 +72,7 @@ def measure(endpoints, rounds, seconds):
   for rate in RATES:
     for _ in range(rounds):
       for name, endpoint in endpoints.items():
-        run.settle(10)
+        machine.settle(10)
         measured.setdefault((rate, name), []).append(quantiles(job(endpoint, rate, seconds)))
   return measured
 
@@ -107,7 +108,7 @@ def main():
   parser.add_argument('--output', type=pathlib.Path, help='file to write the table to')
   arguments = parser.parse_args()
   logging.getLogger().setLevel(logging.ERROR)
-  prism = run.Prism(arguments.prism)
+  prism = machine.Prism(arguments.prism)
   try:
     with BeamlineServer(arguments.beamline) as server:
       endpoints = {'Beamline': server.endpoint, 'Prism 2.77': prism.endpoint}
