@@ -53,12 +53,7 @@ impl World<'_> {
                 assert!(self.drained && self.stage(node).restriction_reader.is_some());
             }
             EngineAction::Split { bundle, attempt, fraction_of_remainder } => {
-                let open = self.running.get(&bundle).expect("a running bundle");
-                assert_eq!(open.attempt, attempt);
-                assert!(self.free_slots(open.node) > 0, "there is nobody to share with");
-                assert!((0.0..1.0).contains(&fraction_of_remainder) && fraction_of_remainder > 0.0);
-                assert!(!self.asked.iter().any(|asked| (asked.bundle, asked.attempt) == (bundle, attempt)));
-                self.asked.push(Asked::new(bundle, attempt));
+                self.ask_to_split(bundle, attempt, fraction_of_remainder)
             }
             EngineAction::Collect { node, blocks, now } => self.collect(node, blocks, now),
             EngineAction::Advance { node, watermark, now } => {
@@ -88,32 +83,45 @@ impl World<'_> {
                 live.told = watermark;
                 live.asks.push_back(Change::Advance(watermark));
             }
-            EngineAction::SealSideInput { collection } => {
-                assert!(!self.is_live(collection));
-                assert_eq!(self.model.watermarks[collection.0], EventTime::MAX);
-                self.seen.insert(Seen::SideInput);
-                let side = self.sides.entry(collection).or_default();
-                side.sealed = true;
-                let all = self.model.delivered[collection.0].iter().map(|(value, _)| *value);
-                assert_eq!(side.values, all.collect::<Vec<_>>());
-            }
+            EngineAction::SealSideInput { collection } => self.seal(collection),
             EngineAction::Expire { node, watermark } => self.expire(node, watermark),
             EngineAction::TimersDropped { .. } => panic!("no timer here is set for ever"),
-            EngineAction::NextTestStreamEvent => {
-                let idle = |groups: &Groups| groups.asks.is_empty() && !groups.is_answering();
-                assert!(self.running.is_empty() && self.groups.values().all(idle), "more is to come");
-                assert!(self.sides.values().all(|side| side.sealed == side.ready));
-                let live_idle = self.live.values().all(|live| live.asks.is_empty());
-                assert!(live_idle && self.awaits.values().all(Awaits::is_idle), "more is to come");
-                assert!(!self.test_stream_asked && !self.drained);
-                self.test_stream_asked = true;
-            }
+            EngineAction::NextTestStreamEvent => self.next_test_stream_event(),
             EngineAction::WakeAt { at } => {
                 assert!(self.wake.is_none_or(|wake| at < wake), "it is to come then anyway");
                 self.wake = Some(at);
             }
             EngineAction::End(outcome) => self.outcome = Some(outcome),
         }
+    }
+
+    fn ask_to_split(&mut self, bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64) {
+        let open = self.running.get(&bundle).expect("a running bundle");
+        assert_eq!(open.attempt, attempt);
+        assert!(self.free_slots(open.node) > 0, "there is nobody to share with");
+        assert!((0.0..1.0).contains(&fraction_of_remainder) && fraction_of_remainder > 0.0);
+        assert!(!self.asked.iter().any(|asked| (asked.bundle, asked.attempt) == (bundle, attempt)));
+        self.asked.push(Asked::new(bundle, attempt));
+    }
+
+    fn seal(&mut self, collection: CollectionId) {
+        assert!(!self.is_live(collection));
+        assert_eq!(self.model.watermarks[collection.0], EventTime::MAX);
+        self.seen.insert(Seen::SideInput);
+        let side = self.sides.entry(collection).or_default();
+        side.sealed = true;
+        let all = self.model.delivered[collection.0].iter().map(|(value, _)| *value);
+        assert_eq!(side.values, all.collect::<Vec<_>>());
+    }
+
+    fn next_test_stream_event(&mut self) {
+        let idle = |groups: &Groups| groups.asks.is_empty() && !groups.is_answering();
+        assert!(self.running.is_empty() && self.groups.values().all(idle), "more is to come");
+        assert!(self.sides.values().all(|side| side.sealed == side.ready));
+        let live_idle = self.live.values().all(|live| live.asks.is_empty());
+        assert!(live_idle && self.awaits.values().all(Awaits::is_idle), "more is to come");
+        assert!(!self.test_stream_asked && !self.drained);
+        self.test_stream_asked = true;
     }
 
     fn run_again(&mut self, bundle: BundleId, attempt: Attempt, blocks: &[Block<Batch>], timers: &[Timer]) {
