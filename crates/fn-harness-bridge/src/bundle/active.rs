@@ -45,7 +45,10 @@ pub(crate) enum OutputStream {
 /// How a bundle ended on its worker.
 pub(crate) enum Ending {
     /// The worker has answered and all output is there. By `finishing` it had processed all it was going to.
-    Done { response: ProcessBundleResponse, finishing: Instant },
+    Done {
+        response: ProcessBundleResponse,
+        finishing: Instant,
+    },
     /// The worker's `InstructionResponse` has this error.
     Failed(String),
     /// The output was not accepted.
@@ -61,7 +64,8 @@ impl ActiveBundle {
         meters: Arc<Meters>,
     ) -> (Arc<Self>, oneshot::Receiver<Ending>) {
         let (sender, receiver) = oneshot::channel();
-        let progress = Progress { open: streams, response: None, finishing: None, received: 0, ending: Some(sender) };
+        let progress =
+            Progress { open: streams, response: None, finishing: None, received: 0, ending: Some(sender) };
         (Arc::new(Self { state, outputs, meters, progress: Mutex::new(progress) }), receiver)
     }
 
