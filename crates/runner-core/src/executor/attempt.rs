@@ -14,6 +14,7 @@ use super::collectors::compute;
 use super::merging::{self, MergedInput, Merger};
 use super::outputs::{ByCollection, Outputs};
 use super::splits::{Input, Split};
+use super::spread::Spread;
 use super::state::StageState;
 use super::{FaultInjection, Progress, Report, late, timers, with_user_names};
 use crate::engine::{Attempt, Block, BundleId, EngineEvent, MAX_ATTEMPTS, Partition, Timer, TimerChange};
@@ -67,6 +68,7 @@ pub(super) struct Run {
     pub(super) input: Arc<Input>,
     pub(super) content: Content,
     pub(super) state: Arc<StageState>,
+    pub(super) spread: Arc<Spread>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
     /// The other end of `requests`.
@@ -156,7 +158,10 @@ impl Run {
             residuals.extend(given_back.into_iter().map(|block| (block, Duration::ZERO)));
         }
         let set = outputs.take_timers();
-        let outputs = compute(self.storage.as_ref(), 0, move || outputs.take()).await.map_err(failed)?;
+        let (spread, storage) = (self.spread.clone(), self.storage.clone());
+        let outputs_plan = plan.clone();
+        let taken = move || spread.cut(&outputs_plan, outputs.take()?, storage.as_ref());
+        let outputs = compute(self.storage.as_ref(), 0, taken).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);

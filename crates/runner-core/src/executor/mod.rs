@@ -14,6 +14,7 @@ mod merging;
 mod outputs;
 mod progress;
 mod splits;
+mod spread;
 mod state;
 mod test_stream;
 mod timers;
@@ -53,6 +54,7 @@ pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 pub use progress::Progress;
 use progress::with_user_names;
+use spread::Spread;
 use test_stream::Player;
 use workers::StageWorkers;
 
@@ -142,6 +144,7 @@ pub async fn run(execution: Execution) -> Outcome {
         engine,
         reports,
         stages,
+        spread: Arc::new(Spread::new(&plan)),
         side_inputs: state::Views::default(),
         live: LiveViews::new(),
         states: HashMap::new(),
@@ -185,6 +188,7 @@ struct Job {
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, StageWorkers>,
+    spread: Arc<Spread>,
     side_inputs: state::Views,
     /// Those of them that go on changing, as they are now.
     live: LiveViews,
@@ -457,6 +461,7 @@ impl Job {
                 storage: self.execution.storage.clone(),
                 iterables: self.iterables.clone(),
             }),
+            spread: self.spread.clone(),
             inject: self.execution.inject,
             requests,
             control,

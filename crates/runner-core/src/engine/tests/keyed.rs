@@ -24,7 +24,7 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     plan.build()
 }
 
-fn keyed() -> KeyedStage {
+pub(super) fn keyed() -> KeyedStage {
     let family = |(index, kind): (usize, &TimerKind)| TimerFamily {
         id: format!("family{index}"),
         kind: *kind,

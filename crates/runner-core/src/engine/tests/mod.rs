@@ -6,6 +6,7 @@ mod merging_timers;
 mod properties;
 mod simulation;
 mod splits;
+mod spread;
 
 use std::sync::Arc;
 use std::time::Duration;
