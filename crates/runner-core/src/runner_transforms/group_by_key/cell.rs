@@ -27,7 +27,7 @@ pub(super) struct Cell {
     panes: Panes,
     /// Made with the first evaluation, so that what has only just come has no say in merging.
     trigger: Option<Machine>,
-    /// Waits for evaluation at the end of the block.
+    /// Its place in the index is to be looked at again, at the end of the block at the latest.
     pub(super) touched: bool,
     /// Where the index has this cell.
     pub(super) entry: Entry,
@@ -81,6 +81,20 @@ impl Cell {
         }
     }
 
+    /// Whether the trigger wants a pane now.
+    pub(super) fn is_ready(&mut self, rules: &Rules, when: &When) -> bool {
+        self.informed_trigger(rules, when).should_fire(when)
+    }
+
+    /// The trigger, which has been told of all elements.
+    fn informed_trigger(&mut self, rules: &Rules, when: &When) -> &mut Machine {
+        let trigger = self.trigger.get_or_insert_with(|| rules.trigger.clone());
+        if self.untold > 0 {
+            trigger.add(std::mem::take(&mut self.untold), when);
+        }
+        trigger
+    }
+
     /// Decides whether a pane fires now. `expires`: this is the last chance.
     pub(super) fn fire(
         &mut self,
@@ -92,10 +106,7 @@ impl Cell {
         if self.is_closed() {
             return None;
         }
-        let trigger = self.trigger.get_or_insert_with(|| rules.trigger.clone());
-        if self.untold > 0 {
-            trigger.add(std::mem::take(&mut self.untold), when);
-        }
+        let trigger = self.informed_trigger(rules, when);
         let ready = trigger.should_fire(when);
         if ready {
             trigger.fire(when);

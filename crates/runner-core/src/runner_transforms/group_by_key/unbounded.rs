@@ -1,8 +1,8 @@
 //! Grouping of an unbounded input: panes fire as triggers say.
 //!
-//! Triggers are asked once for each block, key and window, when all of the block is in; then when the
-//! watermark passes the end of the window or its expiry, and when the processing time that they wait
-//! for has come.
+//! Triggers are asked after each element, so that what they fire does not depend on how elements were bundled; then when
+//! the watermark passes the end of the window or its expiry, and when the processing time that they wait for has come.
+//! Of a key whose windows the SDK merges they are asked when it has.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -85,28 +85,32 @@ impl Unbounded {
                 continue;
             }
             let id = self.keys.id(key);
-            if !self.add_to_known(id, window, arrival) {
+            if !self.add_to_known(id, window, arrival)? {
                 let window = self.open(id, window)?;
-                self.add_to_known(id, &window, arrival);
+                self.add_to_known(id, &window, arrival)?;
             }
         }
         Ok(end)
     }
 
-    /// Adds to a window if the key has it.
-    fn add_to_known(&mut self, id: KeyId, window: &[u8], arrival: Arrival<'_>) -> bool {
+    /// Adds to a window if the key has it, and fires the pane that the element completes.
+    fn add_to_known(&mut self, id: KeyId, window: &[u8], arrival: Arrival<'_>) -> Result<bool, CoderError> {
         let end = self.window_end(window);
-        let Some(keyed) = self.keys.get_mut(id) else { return false };
-        let Some(cell) = keyed.windows.get_mut(window) else { return false };
+        let when = self.when(end);
+        let Some(keyed) = self.keys.get_mut(id) else { return Ok(false) };
+        let Some(cell) = keyed.windows.get_mut(window) else { return Ok(false) };
         if cell.is_closed() {
             self.dropped.closed += 1;
-            return true;
+            return Ok(true);
         }
         cell.add(arrival, self.watermarks.output, end, self.grouping.output_time);
         if !std::mem::replace(&mut cell.touched, true) {
             self.touched.push((id, window.into()));
         }
-        true
+        if !self.unmerged.contains(&id) && cell.is_ready(&self.rules, &when) {
+            self.evaluate(id, &window.into())?;
+        }
+        Ok(true)
     }
 
     /// Makes room for the first element of a window, and returns the window that it then is in.

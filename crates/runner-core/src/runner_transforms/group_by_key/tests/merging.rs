@@ -111,10 +111,10 @@ fn each_step_of_sessions() {
         let panes: Vec<_> = pairs.iter().flat_map(|pair| grouped.add(pair)).collect();
         contents(&panes)
     };
-    let once = vec![((0, 11), vec![0, 1]), ((0, 15), (0..6).collect())];
+    let once = vec![((0, 11), vec![0, 1]), ((0, 14), (0..5).collect())];
     assert_eq!(run(each()), once);
     let mut again = once;
-    again.push(((0, 17), (0..8).collect()));
+    again.extend([((0, 16), (0..7).collect()), ((0, 19), (0..10).collect())]);
     assert_eq!(run(repeat(each())), again);
 }
 
@@ -131,6 +131,7 @@ fn early_on_time_and_late_sessions() {
         ((1, 25), vec![1, 7, 15]),
         ((1, 25), vec![1, 7, 15]),
         ((30, 40), vec![30]),
+        ((1, 25), vec![1, 7, 15, 101]),
         ((1, 25), vec![1, 7, 15, 101, 102]),
         ((1, 40), vec![1, 7, 15, 30, 101, 102, 121]),
     ];

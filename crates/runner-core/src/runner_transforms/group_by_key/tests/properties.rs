@@ -215,8 +215,25 @@ proptest! {
         }
     }
 
+    #[test]
+    fn panes_do_not_depend_on_how_elements_are_bundled((windows, grouping) in groupings(), steps in steps()) {
+        let singly = steps.iter().flat_map(|step| match step {
+            Step::Add(elements) => elements.iter().map(|element| Step::Add(vec![*element])).collect(),
+            Step::Watermark(_) | Step::Clock(_) => vec![step.clone()],
+        });
+        let singly: Vec<_> = singly.collect();
+        // Values are numbered by bundle; and what is in one bundle is late together or not at all.
+        let panes = |steps: &[Step]| {
+            let history = run(&mut Grouped::new(windows, grouping.clone()), steps)?;
+            let panes = history.panes.into_iter();
+            let panes = panes.map(|it| (it.key, it.window, it.values.len(), it.info.index, it.info.is_last));
+            Ok::<_, TestCaseError>(panes.collect::<Vec<_>>())
+        };
+        prop_assert_eq!(panes(&steps)?, panes(&singly)?);
+    }
+
     /// The default trigger in a naive model: each element goes to its window; when the watermark passes the
-    /// window's end it fires, and after that with every bundle that has something for it.
+    /// window's end it fires, and after that with every element.
     #[test]
     fn the_default_trigger_by_a_naive_model(steps in steps(), size in 1_i64..30, late in 0_i64..40) {
         let mut grouped =
@@ -230,7 +247,9 @@ proptest! {
                 Step::Add(elements) => {
                     for (key, time) in elements {
                         let end = time - time % size + size;
-                        if watermark <= end - 1 + late {
+                        if watermark >= end && watermark <= end - 1 + late {
+                            expected.push(((*key, end), vec![number]));
+                        } else if watermark < end {
                             waiting.entry((key, end)).or_default().push(number);
                         }
                         number += 1;
