@@ -144,6 +144,14 @@ impl<B> StageState<B> {
             }
     }
 
+    /// How many timers are set.
+    pub(super) fn timers_waiting(&self) -> usize {
+        match &self.queue {
+            Queue::Plain(_) => 0,
+            Queue::Keyed(queue) => queue.timers.len(),
+        }
+    }
+
     /// Whether no more input will come, residuals aside.
     pub(super) fn input_complete(&self) -> bool {
         self.input == EventTime::MAX
