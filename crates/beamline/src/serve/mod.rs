@@ -86,6 +86,7 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
 
     let ended = wait_for_end(config, &jobs, stop, &mut servers).await;
     drop(ready);
+    bridge.end_standbys();
     jobs.shutdown().await;
     bridge.shutdown().await;
     closing.send_replace(true);
@@ -104,6 +105,7 @@ fn wire(
     let bridge = FnHarnessBridge::new(BridgeConfig {
         advertise_host: ports.host().to_owned(),
         slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
+        standby_time: config.standby_worker_timeout,
         not_for_workers: allocator::not_for_workers(),
         ..BridgeConfig::default()
     });

@@ -152,6 +152,11 @@ impl<B> StageState<B> {
         }
     }
 
+    /// Whether it has state or timers.
+    pub(super) fn is_keyed(&self) -> bool {
+        matches!(self.queue, Queue::Keyed(_))
+    }
+
     /// Whether no more input will come, residuals aside.
     pub(super) fn input_complete(&self) -> bool {
         self.input == EventTime::MAX

@@ -14,6 +14,7 @@ mod merging;
 mod outputs;
 mod progress;
 mod splits;
+mod spread;
 mod state;
 mod test_stream;
 mod timers;
@@ -48,10 +49,12 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+use clock::Alarm;
 pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 pub use progress::Progress;
 use progress::with_user_names;
+use spread::Spread;
 use test_stream::Player;
 use workers::StageWorkers;
 
@@ -143,6 +146,7 @@ pub async fn run(execution: Execution) -> Outcome {
         engine,
         reports,
         stages,
+        spread: Arc::new(Spread::new(&plan)),
         side_inputs: state::Views::default(),
         live: LiveViews::new(),
         states: HashMap::new(),
@@ -188,6 +192,7 @@ struct Job {
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, StageWorkers>,
+    spread: Arc<Spread>,
     side_inputs: state::Views,
     /// Those of them that go on changing, as they are now.
     live: LiveViews,
@@ -205,7 +210,7 @@ struct Job {
     /// What they are to process, and on whom.
     inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
-    wake: Option<Instant>,
+    wake: Option<Alarm>,
     began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
@@ -231,7 +236,7 @@ impl Job {
                 self.last_worker_metrics(&outcome).await;
                 return outcome;
             }
-            let (wake, granted) = (self.wake, self.granted);
+            let granted = self.granted;
             next = tokio::select! {
                 // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
                 biased;
@@ -241,7 +246,7 @@ impl Job {
                 }
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                () = at(wake) => {
+                () = rung(&mut self.wake) => {
                     self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
@@ -343,7 +348,7 @@ impl Job {
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.alarm(self.began, at)),
             }
         }
         let (blocks, bytes) = self.engine.waiting();
@@ -464,6 +469,7 @@ impl Job {
                 storage: self.execution.storage.clone(),
                 iterables: self.iterables.clone(),
             }),
+            spread: self.spread.clone(),
             inject: self.execution.inject,
             requests,
             control,
@@ -582,9 +588,9 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> 
     Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
+async fn rung(alarm: &mut Option<Alarm>) {
+    match alarm {
+        Some(alarm) => alarm.await,
         None => std::future::pending().await,
     }
 }
