@@ -28,9 +28,6 @@ use crate::runner_transforms::{elements, merge_windows};
 const GROUP_BATCH: usize = 64;
 const GROUP_BATCH_BYTES: u64 = 4 << 20;
 
-/// It is not worth while to wait until workers have got on with less than a part of this, whatever memory there is.
-const LEAST_MEMORY: u64 = 4 << 20;
-
 /// What side inputs that go on changing have.
 pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
 
@@ -287,7 +284,7 @@ impl Group {
     async fn hand_out(&self, groups: &mut GroupByKey, bytes: u64, panes: bool) -> Result<bool, Fault> {
         let output = &self.plan.collections[self.output.0];
         let mut rest = panes.then(|| groups.take_panes(output.grain));
-        let mut handed_out = HandedOut::new(self.storage.budget().limit().max(LEAST_MEMORY));
+        let mut handed_out = HandedOut::new(self.storage.budget().limit());
         loop {
             handed_out.wait().await;
             let (plan, id, storage) = (self.plan.clone(), self.output, self.storage.clone());
