@@ -76,7 +76,9 @@ fn a_window_of_ten_times_the_memory_stays_within_it() {
         let mut grouped = GroupByKey::new(by(Trigger::Default), "Group".to_owned(), storage.clone(), None);
         let (blocks, per_block) = (150, 10_000);
         for n in 0..blocks {
-            grouped.add(&block(n * per_block..(n + 1) * per_block, keys), ProcessingTime(0)).unwrap();
+            grouped
+                .add(&block(n * per_block..(n + 1) * per_block, keys), ProcessingTime::from_millis(0))
+                .unwrap();
         }
         let budget = storage.budget();
         assert!(budget.spilled() > 9 * limit, "{keys} keys: {budget:?}");
@@ -98,7 +100,7 @@ fn accumulated_panes_are_read_again() {
     let storage = SpillingStorage::new();
     let mut grouped = GroupByKey::new(by(repeat(super::count(1))), "Group".to_owned(), storage.clone(), None);
     for n in 0..5 {
-        grouped.add(&block(n * 100..(n + 1) * 100, 10), ProcessingTime(0)).unwrap();
+        grouped.add(&block(n * 100..(n + 1) * 100, 10), ProcessingTime::from_millis(0)).unwrap();
         let all = (n + 1) * 100;
         assert_eq!(count(&mut grouped), (all, all * (all - 1) / 2));
     }
@@ -114,7 +116,7 @@ fn keys_that_fire_together_are_read_together() {
     let storage = SpillingStorage::new();
     let grouping = discarding(by(Trigger::Default));
     let mut grouped = GroupByKey::new(grouping, "Group".to_owned(), storage.clone(), None);
-    grouped.add(&block(0..1_000, 200), ProcessingTime(0)).unwrap();
+    grouped.add(&block(0..1_000, 200), ProcessingTime::from_millis(0)).unwrap();
     grouped.advance_watermark(EventTime(10)).unwrap();
     assert_eq!(count(&mut grouped), (1_000, 1_000 * 999 / 2));
     let budget = storage.budget();
@@ -132,9 +134,9 @@ fn a_pane_that_is_too_large_has_a_token() {
     let mut grouped = GroupByKey::new(grouping, "Group".to_owned(), storage.clone(), Some(iterables.clone()));
     let (blocks, per_block) = (60, 10_000);
     for n in 0..blocks {
-        grouped.add(&block(n * per_block..(n + 1) * per_block, 1), ProcessingTime(0)).unwrap();
+        grouped.add(&block(n * per_block..(n + 1) * per_block, 1), ProcessingTime::from_millis(0)).unwrap();
     }
-    grouped.add(&element("small", 1, &[(0, 10)], 5).into(), ProcessingTime(0)).unwrap();
+    grouped.add(&element("small", 1, &[(0, 10)], 5).into(), ProcessingTime::from_millis(0)).unwrap();
     grouped.advance_watermark(EventTime(10)).unwrap();
     let panes: Vec<_> = grouped.take_panes(Grain::Block).map(Result::unwrap).collect();
     assert_eq!(panes.len(), 2);
