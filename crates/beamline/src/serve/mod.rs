@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use fn_harness_bridge::{BridgeConfig, FnHarnessBridge};
 use job_service::{JobService, JobServiceConfig};
+use runner_core::ports::MemoryBudget;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -56,7 +57,7 @@ pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
 async fn run(config: &ServeConfig) -> Result<(), Error> {
     let stop = signals::listen()?;
     let mut ports = Ports::bind(config).await?;
-    let (bridge, jobs) = wire(config, &ports)?;
+    let (bridge, jobs, memory) = wire(config, &ports)?;
     let (endpoint, http_endpoint) = (ports.job_endpoint(), ports.http_endpoint());
 
     let mut routes = Routes::builder();
@@ -66,7 +67,8 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
     let http = ports.take_http_listener();
     let mut servers = start_servers(ports, &routes.routes(), &closed);
     if let Some(listener) = http {
-        let http = http::serve(listener, Told { jobs: jobs.clone(), bridge: bridge.clone() }, closed);
+        let told = Told { jobs: jobs.clone(), bridge: bridge.clone(), memory };
+        let http = http::serve(listener, told, closed);
         servers.spawn(async move {
             http.await;
             Ok(())
@@ -96,7 +98,10 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
 }
 
 /// Which part gets which.
-fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobService), Error> {
+fn wire(
+    config: &ServeConfig,
+    ports: &Ports,
+) -> Result<(FnHarnessBridge, JobService, Arc<MemoryBudget>), Error> {
     let bridge = FnHarnessBridge::new(BridgeConfig {
         advertise_host: ports.host().to_owned(),
         slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
@@ -111,6 +116,7 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
         spill_dir: config.spill_dir(),
     };
     let backend = Arc::new(NativeRunner::new(bridge.clone(), native)?);
+    let memory = backend.memory().clone();
     let artifacts_dir = config.artifacts_dir();
     let jobs = JobServiceConfig {
         artifact_endpoint: ports.artifact_endpoint(),
@@ -121,7 +127,7 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
     };
     let jobs = JobService::new(jobs, backend)
         .map_err(|source| Error::ArtifactsDir { folder: artifacts_dir, source })?;
-    Ok((bridge, jobs))
+    Ok((bridge, jobs, memory))
 }
 
 /// Everything is served on every port.

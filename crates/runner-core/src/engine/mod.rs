@@ -304,6 +304,11 @@ impl<B: Clone> Engine<B> {
         })
     }
 
+    /// Timers that are set and have not fired.
+    pub fn timers_waiting(&self) -> u64 {
+        self.stages.values().map(|stage| stage.timers_waiting() as u64).sum()
+    }
+
     /// Bundles running now.
     pub fn bundles_in_flight(&self) -> usize {
         self.bundles.len()

@@ -144,6 +144,14 @@ impl<B> StageState<B> {
             }
     }
 
+    /// How many timers are set.
+    pub(super) fn timers_waiting(&self) -> usize {
+        match &self.queue {
+            Queue::Plain(_) => 0,
+            Queue::Keyed(queue) => queue.timers.len(),
+        }
+    }
+
     /// Whether it has state or timers.
     pub(super) fn is_keyed(&self) -> bool {
         matches!(self.queue, Queue::Keyed(_))

@@ -127,6 +127,11 @@ struct Place {
 }
 
 impl Timers {
+    /// How many are set.
+    pub(super) fn len(&self) -> usize {
+        self.set.len()
+    }
+
     /// The output watermark must not pass this.
     pub(super) fn hold(&self) -> EventTime {
         self.holds.earliest()

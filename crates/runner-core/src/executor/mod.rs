@@ -37,11 +37,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
-use crate::meters::WaitingShare;
+use crate::meters::{Load, WaitingShare};
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
-    StoredBlock,
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, Reservation,
+    StageBundleFactory, Storage, StoredBlock,
 };
 use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
@@ -66,6 +66,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// How often workers are asked for the metrics of their process; besides that, when the job ends.
 const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
+/// What a timer takes in memory, about: itself, its key and window, and its place among the others, in bytes.
+const TIMER_BYTES: u64 = 512;
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -158,6 +160,7 @@ pub async fn run(execution: Execution) -> Outcome {
         tasks,
         finalizers: JoinSet::new(),
         waiting: WaitingShare::new(execution.progress.meters.clone()),
+        timers: execution.storage.budget().reserve(0),
         execution,
     };
     job.run(inbox).await
@@ -170,7 +173,8 @@ const INLINE_BYTES: u64 = 64 << 10;
 /// to a disk or come from one.
 fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
     let budget = storage.budget();
-    bytes > INLINE_BYTES || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit()
+    let short = || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit();
+    bytes > INLINE_BYTES || (storage.waits() && short())
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
@@ -214,6 +218,8 @@ struct Job {
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
     waiting: WaitingShare,
+    /// For timers that are set. They stay in memory; others make room for them.
+    timers: Reservation,
 }
 
 impl Job {
@@ -346,7 +352,9 @@ impl Job {
             }
         }
         let (blocks, bytes) = self.engine.waiting();
-        self.waiting.set(blocks, bytes);
+        let (timers, running) = (self.engine.timers_waiting(), self.engine.bundles_in_flight() as u64);
+        self.waiting.set(Load { blocks, bytes, timers, running });
+        self.timers.resize(timers * TIMER_BYTES);
         None
     }
 
@@ -567,9 +575,8 @@ async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
     loop {
         watch.tick().await;
         if store.has_to_make_room() {
-            let store = store.clone();
-            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
-            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
+            let (storage, store) = (store.storage().clone(), store.clone());
+            collectors::compute(storage.as_ref(), 0, move || store.make_room()).await?;
         }
     }
 }

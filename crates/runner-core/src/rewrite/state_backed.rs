@@ -2,7 +2,6 @@
 //! for them (`beam:coder:state_backed_iterable:v1` among their `Environment.capabilities`), its elements get a coder that
 //! has room for one. Groups without a token are encoded as ever.
 
-use beam_model::pipeline::is_bounded;
 use beam_model::urns::standard_coders;
 
 use super::splittable_pardo::coder;
@@ -15,9 +14,7 @@ pub(super) fn back_by_state(pipeline: &mut QueryablePipeline) -> Result<(), Faul
             continue;
         }
         let Some(output) = pipeline.transform(&id)?.outputs.values().next().cloned() else { continue };
-        if pipeline.pcollection(&output)?.is_bounded() == is_bounded::Enum::Unbounded
-            || !all_readers_know_tokens(pipeline, &output)?
-        {
+        if !all_readers_know_tokens(pipeline, &output)? {
             continue;
         }
         if let Some(coder) = with_tokens(pipeline, &output)?

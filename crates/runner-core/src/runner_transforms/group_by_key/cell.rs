@@ -9,6 +9,9 @@ use super::trigger::{Machine, State, When};
 use super::values::Values;
 use crate::plan::{AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, OutputTime};
 
+/// What a cell takes besides its values: itself, its window, and its places in the index.
+const CELL_OVERHEAD: usize = size_of::<Cell>() + 320;
+
 /// One key and window.
 #[derive(Debug, Default)]
 pub(super) struct Cell {
@@ -122,15 +125,21 @@ impl Cell {
         (self.new_values > 0 || on_time || closing).then_some(pane)
     }
 
-    /// The pane has been handed on.
-    pub(super) fn fired(&mut self, pane: PaneInfo, mode: AccumulationMode) {
+    /// About how many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        CELL_OVERHEAD + self.values.memory()
+    }
+
+    /// The pane is handed on, with these values.
+    pub(super) fn fired(&mut self, pane: PaneInfo, mode: AccumulationMode) -> Values {
         self.panes.fired(pane);
         self.new_values = 0;
         self.time = None;
         self.on_time = false;
         if pane.is_last || mode == AccumulationMode::Discarding {
-            self.values = Values::default();
+            return std::mem::take(&mut self.values);
         }
+        self.values.clone()
     }
 
     /// The event time of the next pane.

@@ -14,14 +14,14 @@ use crate::plan::{
 };
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     /// Elements of one bundle: key, event time.
     Add(Vec<(&'static str, i64)>),
     Watermark(i64),
     Clock(i64),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let key = prop::sample::select(vec!["a", "b"]);
     let step = prop_oneof![
         4 => prop::collection::vec((key, 0_i64..60), 1..6).prop_map(Step::Add),
@@ -69,7 +69,7 @@ fn windows() -> impl Strategy<Value = Windows> {
     ]
 }
 
-fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
+pub(super) fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
     let mode = prop::sample::select(vec![AccumulationMode::Discarding, AccumulationMode::Accumulating]);
     let closing = prop::sample::select(vec![ClosingBehavior::EmitAlways, ClosingBehavior::EmitIfNonempty]);
     let on_time = prop::sample::select(vec![OnTimeBehavior::FireAlways, OnTimeBehavior::FireIfNonempty]);
@@ -95,14 +95,14 @@ fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
 }
 
 /// What came of a history that ends with the end of time.
-struct History {
+pub(super) struct History {
     /// How many elements were added, counted by window.
     added: u64,
-    panes: Vec<Pane>,
+    pub(super) panes: Vec<Pane>,
 }
 
 /// Runs the steps, the last of which is the end of time, and checks what holds of each.
-fn run(grouped: &mut Grouped, steps: &[Step]) -> Result<History, TestCaseError> {
+pub(super) fn run(grouped: &mut Grouped, steps: &[Step]) -> Result<History, TestCaseError> {
     let mut history = History { added: 0, panes: Vec::new() };
     let (mut input, mut output) = (EventTime::MIN, EventTime::MIN);
     let end = [Step::Watermark(EventTime::MAX.0)];

@@ -12,6 +12,8 @@ use super::plan::Case;
 use super::splits::Asked;
 use super::work::{Batch, Effects, Element, State, StateKey, Worker, expiry, window_start};
 use crate::plan::{Stage, TimerKind};
+use crate::ports::Storage;
+use crate::ports::memory::{MemoryStorage, SpillingStorage};
 
 /// A bundle that runs.
 pub(super) struct Open {
@@ -151,11 +153,13 @@ impl Seen {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(case: &'a Case, random: Random, slots: Vec<usize>) -> Self {
+    pub(super) fn new(case: &'a Case, mut random: Random, slots: Vec<usize>) -> Self {
+        let storage: Arc<dyn Storage> =
+            if random.one_in(3) { SpillingStorage::new() } else { MemoryStorage::unlimited() };
         let has_test_stream = case.plan.nodes.iter().any(|node| matches!(node, Node::TestStream(_)));
         let groups = case.plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
             Node::GroupByKey { grouping, .. } => {
-                Some((NodeId(index), Groups::new(grouping, case.windows[&NodeId(index)])))
+                Some((NodeId(index), Groups::new(grouping, case.windows[&NodeId(index)], storage.clone())))
             }
             _ => None,
         });
