@@ -164,12 +164,13 @@ impl<B: Clone> Engine<B> {
 
     fn cut(&mut self, id: NodeId, slots: usize, spread: Spread, idle: bool) -> Option<Content<B>> {
         let (policy, hurry) = (self.policy, self.plan.streaming);
+        let timer_slots = if policy == BundlePolicy::Whole { 1 } else { slots };
         let now = self.clock.now();
         let stage = self.stages.get_mut(&id)?;
         if stage.side_inputs_missing > 0 {
             return None;
         }
-        if let Some(timers) = stage.take_timers(now, policy == BundlePolicy::EachBlock) {
+        if let Some(timers) = stage.take_timers(now, policy == BundlePolicy::EachBlock, timer_slots) {
             return Some(timers);
         }
         if let Some(blocks) = stage.take_split_off() {

@@ -1,5 +1,7 @@
 //! Stages by key: who may have a key when, and in which order timers fire.
 
+use std::collections::BTreeSet;
+
 use beam_model::coders::Coder;
 use bytes::Bytes;
 
@@ -121,6 +123,28 @@ fn a_failed_bundle_keeps_its_keys() {
         runs(&actions).iter().map(|run| (run.1, run.2, run.3.clone())).collect::<Vec<_>>(),
         [(first, 2, vec!["a1"])]
     );
+}
+
+#[test]
+fn many_timers_are_shared_out_to_all_workers() {
+    let key = |n: u16| Box::leak(format!("{}{n}", char::from(b'a' + (n % 8) as u8)).into_boxed_str());
+    let timers = |count: u16| (0..count).map(|n| set(0, key(n), i64::from(n))).collect::<Vec<_>>();
+    let sizes = |actions: &[_]| fired(actions).iter().map(|(_, timers)| timers.len()).collect::<Vec<_>>();
+    let (_, few) = with_timers(timers(80));
+    assert_eq!(sizes(&few), [80]);
+    // Of eight partitions.
+    let (mut engine, actions) = with_timers(timers(800));
+    assert_eq!(sizes(&actions), [200; 4]);
+    let bundles = fired(&actions);
+    let of = |timers: &[Shown]| timers.iter().map(|timer| timer.1.as_bytes()[0]).collect::<BTreeSet<_>>();
+    let partitions: Vec<_> = bundles.iter().flat_map(|(_, timers)| of(timers)).collect();
+    assert_eq!(partitions, (b'a'..=b'h').collect::<Vec<_>>(), "no two bundles have a key at a time");
+    for (bundle, timers) in &bundles {
+        assert!(timers.is_sorted_by_key(|timer| timer.2), "they fire by time");
+        let actions = engine.step(NOW, done(*bundle, Vec::new()));
+        let over = bundle == &bundles[3].0;
+        assert_eq!(outcome(&actions).is_some(), over);
+    }
 }
 
 #[test]

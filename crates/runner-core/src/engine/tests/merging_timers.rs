@@ -53,7 +53,7 @@ fn all(timers: &mut Timers) -> Vec<(usize, String, String, i64)> {
     };
     let mut all = Vec::new();
     loop {
-        let due = timers.take_due(times, &HashSet::new(), usize::MAX);
+        let due = timers.take_due(times, &HashSet::new(), usize::MAX, 1);
         if due.is_empty() {
             return all;
         }
@@ -102,8 +102,8 @@ fn a_moved_timer_fires_when_its_new_window_is_over_at_the_latest() {
         idle: true,
         turn: None,
     };
-    assert!(timers.take_due(at(30 + LATENESS - 1), &HashSet::new(), 1).is_empty());
-    assert_eq!(timers.take_due(at(30 + LATENESS), &HashSet::new(), 1).len(), 1);
+    assert!(timers.take_due(at(30 + LATENESS - 1), &HashSet::new(), 1, 1).is_empty());
+    assert_eq!(timers.take_due(at(30 + LATENESS), &HashSet::new(), 1, 1).len(), 1);
 }
 
 #[test]

@@ -230,7 +230,7 @@ proptest! {
                     let turn = over.then_some(Turn { set_before: u64::MAX, last: false });
                     let times = Times { watermark, now: ProcessingTime::from_millis(now), idle, turn };
                     let keys: HashSet<_> = locked.map(Partition).into_iter().collect();
-                    let taken = timers.take_due(times, &keys, limit);
+                    let taken = timers.take_due(times, &keys, limit, 2);
                     for (timer, partition) in &taken {
                         prop_assert_eq!(*partition, partition_of(timer));
                     }
@@ -278,7 +278,7 @@ proptest! {
                     }
                 }
                 StageOp::Fire if by_key => {
-                    if let Some(content) = stage.take_timers(ProcessingTime::MIN, false) {
+                    if let Some(content) = stage.take_timers(ProcessingTime::MIN, false, 2) {
                         stage.begin(&content);
                         running.push((content, stage.watermark()));
                     }
