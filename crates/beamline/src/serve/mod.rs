@@ -34,8 +34,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The largest HTTP/2 frame that a peer may send: the 16 KiB that are usual cost a large message dozens of frames. Not so
-/// large that a small message waits long behind one.
-const FRAME: u32 = 256 << 10;
+/// large that a small message waits long behind one, nor that its buffer is one that the [`allocator`] gives back at once.
+const FRAME: u32 = 224 << 10;
 /// Streams on one connection; each worker has half a dozen, each client a few per job.
 const STREAMS: u32 = 1 << 20;
 /// After the jobs and workers have ended, for connections that are still open.

@@ -184,9 +184,9 @@ impl ActiveBundle {
         Ok(())
     }
 
-    /// Whether it may take long now to [receive](Self::receive) so many bytes.
-    pub(crate) fn may_wait(&self, bytes: usize) -> bool {
-        self.outputs.may_wait(bytes as u64)
+    /// Whether it may take long now to [receive](Self::receive) this.
+    pub(crate) fn may_wait(&self, data: &elements::Data) -> bool {
+        self.outputs.may_wait(&data.transform_id, data.data.len() as u64)
     }
 
     pub(crate) fn worker_gone(&self) {

@@ -109,7 +109,7 @@ impl StageBundles {
         mut ending: oneshot::Receiver<Ending>,
     ) -> Result<Ending, Fault> {
         let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
-        let work = feed(worker, instruction, request, inputs, timers);
+        let work = feed(worker, instruction, request, inputs, timers, || active.state.may_wait());
         let silence = self.shared.config.end_of_output_timeout;
         let ending = tokio::select! {
             biased;

@@ -131,15 +131,13 @@ async fn read_answers(worker: Arc<WorkerSession>, mut answers: Streaming<Instruc
 
 /// Hands out an answer where that may wait for a disk, if there is output in it that may have to.
 async fn take(worker: &Arc<WorkerSession>, answer: InstructionResponse) -> Result<(), String> {
-    let bytes = match &answer.response {
-        Some(instruction_response::Response::ProcessBundle(response)) => {
-            let data = response.elements.iter().flat_map(|elements| &elements.data);
-            data.map(|data| data.data.len()).sum()
-        }
-        _ => 0,
+    let data = match &answer.response {
+        Some(instruction_response::Response::ProcessBundle(response)) => response.elements.as_ref(),
+        _ => None,
     };
-    let waits = |bundle: Arc<ActiveBundle>| bundle.may_wait(bytes);
-    if bytes == 0 || !worker.bundle(&answer.instruction_id).is_some_and(waits) {
+    let mut data = data.into_iter().flat_map(|elements| &elements.data);
+    let waits = |bundle: Arc<ActiveBundle>| data.any(|data| bundle.may_wait(data));
+    if !worker.bundle(&answer.instruction_id).is_some_and(waits) {
         return hand_out(worker, answer);
     }
     let worker = worker.clone();

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beam_model::fn_execution::beam_fn_control_server::BeamFnControlServer;
-use beam_model::fn_execution::beam_fn_data_server::BeamFnDataServer;
 use beam_model::fn_execution::beam_fn_logging_server::BeamFnLoggingServer;
 use beam_model::fn_execution::beam_fn_state_server::BeamFnStateServer;
 use beam_model::fn_execution::beam_fn_worker_status_server::BeamFnWorkerStatusServer;
@@ -63,7 +62,7 @@ impl FnHarnessBridge {
             };
         }
         add!(BeamFnControlServer, ControlService);
-        add!(BeamFnDataServer, DataService);
+        routes.add_service(DataService::new(shared.clone()));
         add!(BeamFnStateServer, StateService);
         add!(BeamFnLoggingServer, LoggingService);
         add!(ProvisionServiceServer, ProvisionService);

@@ -192,7 +192,7 @@ pub(super) async fn compute<T: Send + 'static>(
     bytes: u64,
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    if !may_wait(storage, bytes) {
+    if !may_wait(storage, bytes, bytes) {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {

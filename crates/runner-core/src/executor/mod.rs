@@ -169,12 +169,12 @@ pub async fn run(execution: Execution) -> Outcome {
 /// So few bytes are dealt with where they are; handing them to another thread costs more.
 const INLINE_BYTES: u64 = 64 << 10;
 
-/// Whether taking in so many bytes, or reading them, may keep a thread for long: there are many of them, or they may have to go
-/// to a disk or come from one.
-fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
+/// Whether taking in so many bytes, or reading them, may keep a thread for long: many of them have to be looked at, or they may
+/// have to go to a disk or come from one.
+fn may_wait(storage: &dyn Storage, looked_at: u64, bytes: u64) -> bool {
     let budget = storage.budget();
     let short = || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit();
-    bytes > INLINE_BYTES || (storage.waits() && short())
+    looked_at > INLINE_BYTES || (storage.waits() && short())
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
