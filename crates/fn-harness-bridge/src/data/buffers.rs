@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 /// So many bytes of buffers that nobody uses are kept, and no more.
-const MOST_IDLE: usize = 32 << 20;
+const MOST_IDLE: usize = 16 << 20;
 /// Less than this the allocator keeps by itself.
 const SMALLEST: usize = 128 << 10;
 /// Sizes are multiples of this, so that messages of about the same size can have each other's buffers.
-const STEP: usize = 64 << 10;
+const STEP: usize = 16 << 10;
 /// A buffer is not used for a message that fills less than one of so many parts of it.
 const PARTS: usize = 2;
 /// What a message says of its own size is believed up to here; then its bytes have to come.

@@ -89,3 +89,77 @@ impl Messages {
 fn broken_off() -> Status {
     Status::internal("it ended in the middle of a message")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+    use std::task::{Context, Poll};
+
+    use beam_model::fn_execution::elements::Data;
+    use http_body::Frame;
+
+    use super::*;
+
+    /// A body that comes in these pieces.
+    struct Pieces(VecDeque<Bytes>);
+
+    impl http_body::Body for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            Poll::Ready(self.0.pop_front().map(|piece| Ok(Frame::data(piece))))
+        }
+    }
+
+    fn in_pieces_of(size: usize, bytes: &[u8]) -> Messages {
+        let pieces = bytes.chunks(size).map(Bytes::copy_from_slice).collect();
+        Messages::new(Body::new(Pieces(pieces)), Arc::default())
+    }
+
+    fn message(len: usize) -> Elements {
+        let data = Data { transform_id: "sink".to_owned(), data: vec![b'x'; len].into(), ..Data::default() };
+        Elements { data: vec![data], timers: Vec::new() }
+    }
+
+    fn encoded(message: &Elements) -> Vec<u8> {
+        let message = message.encode_to_vec();
+        [&[0][..], &(message.len() as u32).to_be_bytes(), &message].concat()
+    }
+
+    #[tokio::test]
+    async fn messages_are_put_together_however_they_come() {
+        let all = [message(0), message(1000), message(3)];
+        let bytes = all.iter().flat_map(encoded).collect::<Vec<_>>();
+        for size in [1, 2, 3, 5, 7, 100, 999, bytes.len()] {
+            let mut messages = in_pieces_of(size, &bytes);
+            for message in &all {
+                assert_eq!(messages.next().await.unwrap().as_ref(), Some(message), "in pieces of {size}");
+            }
+            assert_eq!(messages.next().await.unwrap(), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_message_is_refused() {
+        let whole = encoded(&message(300_000));
+        let compressed = [&[1][..], &whole[1..]].concat();
+        // It says that 4 GiB follow.
+        let endless = [&[0, 0xff, 0xff, 0xff, 0xff][..], &whole].concat();
+        let nonsense = [0, 0, 0, 0, 3, 0xff, 0xff, 0xff];
+        for (bytes, code) in [
+            (&whole[..3], Code::Internal),
+            (&whole[..whole.len() - 1], Code::Internal),
+            (&compressed, Code::Unimplemented),
+            (&endless, Code::Internal),
+            (&nonsense, Code::Internal),
+        ] {
+            let refused = in_pieces_of(1000, bytes).next().await.unwrap_err();
+            assert_eq!(refused.code(), code, "{refused}");
+        }
+    }
+}
