@@ -164,7 +164,7 @@ impl StageBundleFactory for StageBundles {
         };
         drop(turn);
         match ending {
-            Ending::Done(mut answer) => {
+            Ending::Done { response: mut answer, finishing } => {
                 let splits = questions.finish().await?;
                 running.over = true;
                 let infos = std::mem::take(&mut answer.monitoring_infos);
@@ -176,7 +176,7 @@ impl StageBundleFactory for StageBundles {
                     let timeout = self.shared.config.finalization_timeout;
                     BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)
                 });
-                Ok(response::read(answer, infos, splits, finalizer))
+                Ok(response::read(answer, infos, splits, finalizer, finishing))
             }
             Ending::Failed(message) => {
                 running.over = true;

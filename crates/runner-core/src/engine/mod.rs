@@ -239,7 +239,7 @@ impl<B: Clone> Engine<B> {
             }
         }
         let pipeline_clock = match (&test_stream, plan.streaming) {
-            (Some(_), _) => PipelineClock::Test(ProcessingTime(0)),
+            (Some(_), _) => PipelineClock::Test(ProcessingTime::from_millis(0)),
             (None, true) => PipelineClock::Wall,
             (None, false) => PipelineClock::Stopped,
         };

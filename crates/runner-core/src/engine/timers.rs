@@ -141,7 +141,7 @@ impl Timers {
         let fire = EventTime(now.millis().checked_add(1)?);
         let later = self.queue.range(Place { kind, fire, set: 0, partition: Partition(0) }..);
         let (place, _) = later.take_while(|(place, _)| place.kind == kind).next()?;
-        Some(ProcessingTime(place.fire.millis()))
+        Some(ProcessingTime::from_millis(place.fire.millis()))
     }
 
     /// Until this event time some timer may still need the state of its window.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::collectors::compute;
 use super::merging::{self, MergedInput, Merger};
@@ -140,6 +141,7 @@ impl Run {
             side_inputs_version: self.side_inputs_version,
         };
         let result = self.attend(stage, workers.stage.process(bundle), splits).await;
+        let answered = Instant::now();
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
         result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
@@ -168,6 +170,9 @@ impl Run {
             result.monitoring_infos.extend(dropped.monitoring_infos(&keyed.transform));
         }
         let (state, cache) = (self.state.user.clone(), self.state.cache.clone());
+        for (_, delay) in &mut residuals {
+            *delay = delay.saturating_sub(answered.elapsed());
+        }
         Ok(Done { outputs, residuals, timers, state, cache, result })
     }
 

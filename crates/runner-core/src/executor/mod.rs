@@ -49,6 +49,7 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+use clock::Alarm;
 pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 pub use progress::Progress;
@@ -205,7 +206,7 @@ struct Job {
     /// What they are to process, and on whom.
     inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
-    wake: Option<Instant>,
+    wake: Option<Alarm>,
     began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
@@ -229,7 +230,7 @@ impl Job {
                 self.last_worker_metrics(&outcome).await;
                 return outcome;
             }
-            let (wake, granted) = (self.wake, self.granted);
+            let granted = self.granted;
             next = tokio::select! {
                 // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
                 biased;
@@ -239,7 +240,7 @@ impl Job {
                 }
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                () = at(wake) => {
+                () = rung(&mut self.wake) => {
                     self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
@@ -341,7 +342,7 @@ impl Job {
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.alarm(self.began, at)),
             }
         }
         let (blocks, bytes) = self.engine.waiting();
@@ -580,9 +581,9 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> 
     Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
+async fn rung(alarm: &mut Option<Alarm>) {
+    match alarm {
+        Some(alarm) => alarm.await,
         None => std::future::pending().await,
     }
 }

@@ -211,7 +211,7 @@ fn a_timer_is_waited_for_while_another_keys_fires() {
     let actions = engine.step(NOW, first);
     let mut actions = engine.step(NOW, done(run(&actions), vec![set(1, "a", 10), set(1, "b", 20)]));
     for (key, at) in [("a", 10), ("b", 20)] {
-        let at = ProcessingTime(at);
+        let at = ProcessingTime::from_millis(at);
         let wakes =
             |action: &EngineAction<_>| matches!(action, EngineAction::WakeAt { at: time } if *time == at);
         assert!(actions.iter().any(wakes), "{actions:?}");
@@ -358,7 +358,7 @@ fn timers_that_end_at_some_time_all_fire_and_in_order() {
     // A turn later; the other timer of the same key is later still, and waits for it.
     let again = vec![set(1, "a", 20)];
     let actions = engine.step(NOW, done(bundles[0].0, again));
-    let wait = ProcessingTime(20);
+    let wait = ProcessingTime::from_millis(20);
     assert!(matches!(actions[..], [EngineAction::Commit { .. }, EngineAction::WakeAt { at }] if at == wait));
     let last = fires(&engine.step(wait, EngineEvent::Woken), "a");
     assert_eq!(outcome(&engine.step(wait, done(last, Vec::new()))).as_deref(), Some("done"));

@@ -144,7 +144,7 @@ fn merged_sessions_hold_and_wake_as_one() {
     grouped.add(&[(15, 1)]);
     grouped.clock(5);
     grouped.add(&[(3, 2)]);
-    assert_eq!((grouped.groups.hold().0, grouped.groups.next_wake().unwrap().0), (3, 20));
+    assert_eq!((grouped.groups.hold().0, grouped.groups.next_wake().unwrap().millis()), (3, 20));
     grouped.add(&[(9, 3)]);
     let panes = grouped.clock(20);
     assert_eq!((contents(&panes), panes[0].time), (vec![((3, 25), vec![1, 2, 3])], 3));

@@ -77,7 +77,7 @@ impl Grouped {
             let windows = self.windows.of(*time);
             block.extend(element(key, *time, &windows, *value));
         }
-        self.groups.add(&block.into(), ProcessingTime(self.now)).unwrap();
+        self.groups.add(&block.into(), ProcessingTime::from_millis(self.now)).unwrap();
         self.take()
     }
 
@@ -93,7 +93,7 @@ impl Grouped {
 
     fn clock(&mut self, now: i64) -> Vec<Pane> {
         self.now = now;
-        self.groups.advance_processing_time(ProcessingTime(now)).unwrap();
+        self.groups.advance_processing_time(ProcessingTime::from_millis(now)).unwrap();
         self.take()
     }
 

@@ -200,13 +200,13 @@ fn processing_time_fires_what_waits_for_it() {
     let mut grouped = Grouped::new(FIXED, discarding(by(repeat(delay(20)))));
     grouped.clock(100);
     grouped.add(&[(1, 1)]);
-    assert_eq!(grouped.groups.next_wake().map(|time| time.0), Some(120));
+    assert_eq!(grouped.groups.next_wake().map(|time| time.millis()), Some(120));
     assert!(grouped.clock(119).is_empty());
     grouped.add(&[(2, 2)]);
     assert_eq!(values(&grouped.clock(120)), [[1, 2]]);
     assert_eq!(grouped.groups.next_wake(), None);
     grouped.add(&[(3, 3)]);
-    assert_eq!(grouped.groups.next_wake().map(|time| time.0), Some(140));
+    assert_eq!(grouped.groups.next_wake().map(|time| time.millis()), Some(140));
     assert_eq!(values(&grouped.close()), [[3]]);
     assert_eq!(grouped.groups.next_wake(), None);
 }

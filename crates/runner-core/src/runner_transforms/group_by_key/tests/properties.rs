@@ -122,7 +122,7 @@ fn run(grouped: &mut Grouped, steps: &[Step]) -> Result<History, TestCaseError> 
             Step::Clock(now) => {
                 let now = grouped.now + now;
                 let fired = grouped.clock(now);
-                let next = grouped.groups.next_wake().map(|time| time.0);
+                let next = grouped.groups.next_wake().map(|time| time.millis());
                 prop_assert!(next.is_none_or(|next| next > now), "woken again at {:?}", next);
                 fired
             }

@@ -182,9 +182,9 @@ impl<'a> World<'a> {
             wake: None,
             test_stream_asked: false,
             script: case.script.clone(),
-            now: ProcessingTime(1_000),
-            latest: ProcessingTime(1_000),
-            test_clock: has_test_stream.then_some(ProcessingTime(0)),
+            now: ProcessingTime::from_millis(1_000),
+            latest: ProcessingTime::from_millis(1_000),
+            test_clock: has_test_stream.then_some(ProcessingTime::from_millis(0)),
             drained: false,
             serial: 1,
             events: 0,
@@ -532,10 +532,8 @@ impl<'a> World<'a> {
 
     pub(super) fn arrive_later(&mut self, node: NodeId, blocks: Residuals) {
         for (block, delay) in blocks {
-            let millis = delay.as_micros().div_ceil(1_000) as i64;
-            self.seen.extend((millis > 0).then_some(Seen::Delay));
-            let not_before =
-                if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
+            self.seen.extend((!delay.is_zero()).then_some(Seen::Delay));
+            let not_before = if delay.is_zero() { ProcessingTime::MIN } else { self.latest.after(delay) };
             self.model.arrive(node, block, not_before);
         }
     }
