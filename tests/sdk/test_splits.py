@@ -1,6 +1,7 @@
 """Running bundles are shared with idle workers, and asked how far they are; workers are asked for their own metrics."""
 
 import os
+import tempfile
 import threading
 import time
 
@@ -54,16 +55,24 @@ def slow(element):
   return element, os.getpid()
 
 
-def pause(_):
-  time.sleep(0.2)
+def meet(folder):
+  """Returns when somebody else is here, too."""
+  os.close(tempfile.mkstemp(dir=folder)[0])
+  deadline = time.monotonic() + SECONDS
+  while len(os.listdir(folder)) < 2:
+    assert time.monotonic() < deadline, 'there is one worker only'
+    time.sleep(0.01)
   return []
 
 
 def when_there_are_workers(pipeline, numbers):
-  """These come together, when two workers have been started for something else: a small bundle is not worth that."""
-  nothing = pipeline | 'For two' >> beam.Create([1, 1]) | 'Read' >> beam.ParDo(_Count(), pause)
+  """These come together, when two workers have been started for something else: a small bundle is not worth that.
+  And as one bundle, which what comes out of a Reshuffle is not."""
+  folder = tempfile.mkdtemp(prefix='beamline-splits-')
+  nothing = pipeline | 'For two' >> beam.Create([1, 1]) | 'Read' >> beam.ParDo(_Count(), lambda _: meet(folder))
   numbers = pipeline | 'Numbers' >> beam.Create(numbers)
-  return (numbers, nothing) | beam.Flatten() | beam.Reshuffle()
+  keyed = (numbers, nothing) | beam.Flatten() | 'By themselves' >> beam.Map(lambda number: (number, None))
+  return keyed | beam.GroupByKey() | beam.Keys()
 
 
 def elements(pipeline):
