@@ -33,7 +33,7 @@ async fn metrics_come_from_the_accumulator_and_are_committed_with_the_job() {
     assert_eq!(metrics.attempted.len(), 1);
     let counter = &metrics.attempted[0];
     assert_eq!((counter.urn.as_str(), &counter.payload[..]), ("beam:metric:user:sum_int64:v1", &[42_u8][..]));
-    assert_eq!(counter.labels["PTRANSFORM"], "t");
+    assert_eq!(counter.labels["PTRANSFORM"], "Impulse");
     assert_eq!(metrics.committed, metrics.attempted);
 }
 

@@ -5,9 +5,11 @@ mod stop;
 mod submission;
 mod watching;
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
+use beam_model::pipeline::Pipeline;
 use runner_core::backend::{JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
 use runner_core::fault::Fault;
 use runner_core::graph::QueryablePipeline;
@@ -71,6 +73,8 @@ struct Context {
     listener: Arc<dyn JobListener>,
     /// What the job is called in the cluster.
     flink_job_id: String,
+    /// Transform id → the user's name.
+    transform_names: BTreeMap<String, String>,
     traces: Mutex<Traces>,
     metrics: Arc<Mutex<MetricResults>>,
 }
@@ -110,6 +114,7 @@ pub(super) fn start(config: Arc<FlinkConfig>, invocation: JobInvocation) -> Arc<
                     listener: Arc::clone(&invocation.listener),
                     flink_job_id: flink_job_id(&invocation.job_id),
                     metrics,
+                    transform_names: transform_names(&invocation.pipeline),
                     traces: Mutex::default(),
                 };
                 run(&context, &config, invocation, wished).await
@@ -120,6 +125,12 @@ pub(super) fn start(config: Arc<FlinkConfig>, invocation: JobInvocation) -> Arc<
         ended.send_replace(Some(outcome));
     });
     Arc::new(job)
+}
+
+fn transform_names(pipeline: &Pipeline) -> BTreeMap<String, String> {
+    let transforms = pipeline.components.iter().flat_map(|components| &components.transforms);
+    let named = transforms.filter(|(_, transform)| !transform.unique_name.is_empty());
+    named.map(|(id, transform)| (id.clone(), transform.unique_name.clone())).collect()
 }
 
 async fn run(

@@ -177,7 +177,7 @@ impl Watch<'_> {
 
     async fn read_metrics(&self) -> Result<MetricResults, FlinkError> {
         let accumulators = self.context.rest.accumulators(&self.context.flink_job_id).await?;
-        let results = metrics::read(&accumulators)?;
+        let results = metrics::read(&accumulators, &self.context.transform_names)?;
         *self.context.metrics.lock().unwrap_or_else(PoisonError::into_inner) = results.clone();
         Ok(results)
     }
