@@ -14,6 +14,8 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Between two jobs: threads of the last one end, and must not be counted to the next one.
 SETTLE_SECONDS = 0.1
+# So many times in a row nothing has happened in a process that has settled.
+SETTLED = 5
 # Of all cores, before a job is begun on a shared machine.
 QUIET_SHARE = 0.9
 START_SECONDS = 60
@@ -116,6 +118,31 @@ def cpu_seconds(process, children=False):
   fields = pathlib.Path('/proc/%d/stat' % process.pid).read_text().rsplit(')', 1)[1].split()
   ticks = sum(int(field) for field in fields[11:15 if children else 13])
   return ticks / os.sysconf('SC_CLK_TCK')
+
+
+def children(process):
+  """The ids of the processes that it has started and that live."""
+  threads = pathlib.Path('/proc/%d/task' % process.pid).glob('*/children')
+  return sorted(int(pid) for thread in threads for pid in thread.read_text().split())
+
+
+def ticks_of(pid):
+  try:
+    fields = pathlib.Path('/proc/%d/stat' % pid).read_text().rsplit(')', 1)[1].split()
+  except (FileNotFoundError, ProcessLookupError):
+    return 0
+  return sum(int(field) for field in fields[11:13])
+
+
+def wait_for_children(process):
+  """Waits until the processes that it has started have nothing to do: workers that stand by are not to be started at
+  the cost of the next job, whoever runs it."""
+  before, quiet, deadline = None, 0, time.monotonic() + START_SECONDS
+  while quiet < SETTLED and time.monotonic() < deadline:
+    now = [(pid, ticks_of(pid)) for pid in children(process)]
+    quiet = quiet + 1 if now == before else 0
+    before = now
+    time.sleep(SETTLE_SECONDS)
 
 
 def reset_peak(process):

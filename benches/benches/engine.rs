@@ -39,7 +39,7 @@ fn run(plan: &Arc<ExecutionPlan>) -> usize {
     let mut engine = Engine::new(plan.clone(), vec![SLOTS], BundlePolicy::EachBlock);
     let mut running = VecDeque::new();
     let mut steps = 1;
-    let mut actions = engine.step(ProcessingTime(0), EngineEvent::Started { impulse: block() });
+    let mut actions = engine.step(ProcessingTime::from_millis(0), EngineEvent::Started { impulse: block() });
     loop {
         for action in actions {
             match action {
@@ -57,7 +57,7 @@ fn run(plan: &Arc<ExecutionPlan>) -> usize {
         let outputs = sinks.map(|collection| (*collection, blocks.clone())).collect();
         let (residuals, timers) = (Vec::new(), Vec::new());
         let event = EngineEvent::BundleSucceeded { bundle, attempt, outputs, residuals, timers };
-        actions = engine.step(ProcessingTime(0), event);
+        actions = engine.step(ProcessingTime::from_millis(0), event);
         steps += 1;
     }
 }

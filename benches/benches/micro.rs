@@ -118,7 +118,7 @@ fn group_by_key(criterion: &mut Criterion) {
         bencher.iter(|| {
             let mut groups =
                 GroupByKey::new(grouping.clone(), "bench".to_owned(), MemoryStorage::unlimited(), None);
-            let added = groups.add(&block, ProcessingTime(0));
+            let added = groups.add(&block, ProcessingTime::from_millis(0));
             let grouped = groups.advance_watermark(EventTime::MAX);
             let blocks = groups.take_panes(Grain::Block).filter_map(Result::ok);
             black_box((added.is_ok(), grouped.is_ok(), blocks.map(|pane| pane.data.len()).sum::<usize>()))

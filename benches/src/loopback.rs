@@ -20,7 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 pub(crate) const STREAM_WINDOW: u32 = 8 << 20;
 pub(crate) const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The largest HTTP/2 frames that Beamline takes, and those that are usual.
-pub const LARGE_FRAMES: u32 = 256 << 10;
+pub const LARGE_FRAMES: u32 = 224 << 10;
 pub const USUAL_FRAMES: u32 = 16 << 10;
 /// As large as the data plane's own messages.
 const FRAME_BYTES: u64 = 1 << 20;

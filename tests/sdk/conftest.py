@@ -1,5 +1,6 @@
 """Servers, worker pools and worker programs that the tests share."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -70,18 +71,18 @@ def wait_for_port(host, port, process, log):
       time.sleep(0.05)
 
 
-@pytest.fixture(scope='session')
-def worker_pool(worker_environment, tmp_path_factory):  # pylint: disable=unused-argument,redefined-outer-name
-  """The SDK's own worker pool, whose workers are processes; yields its port."""
+@contextlib.contextmanager
+def running_pool(log, *arguments, **env):
+  """The SDK's own worker pool, whose workers are processes; gives its process and its port."""
   port = free_port()
-  log = tmp_path_factory.mktemp('pool') / 'pool.log'
   with open(log, 'wb') as out:
     process = subprocess.Popen(
         [sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main',
-         '--service_port=%d' % port], stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+         '--service_port=%d' % port, *arguments], env={**os.environ, **env},
+        stdin=subprocess.DEVNULL, stdout=out, stderr=out)
   try:
     wait_for_port('127.0.0.1', port, process, log)
-    yield port
+    yield process, port
   finally:
     # The pool ends its workers when it is interrupted, not when it is terminated.
     process.send_signal(signal.SIGINT)
@@ -90,6 +91,13 @@ def worker_pool(worker_environment, tmp_path_factory):  # pylint: disable=unused
     except subprocess.TimeoutExpired:
       process.kill()
       process.wait()
+
+
+@pytest.fixture(scope='session')
+def worker_pool(worker_environment, tmp_path_factory):  # pylint: disable=unused-argument,redefined-outer-name
+  """The port of a worker pool that the tests share."""
+  with running_pool(tmp_path_factory.mktemp('pool') / 'pool.log') as (_, port):
+    yield port
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
-"""What test_memory.py has workers do; they import this, and nothing that only tests need."""
+"""What test_memory.py and test_past_memory.py have workers do; they import this, and nothing that only tests need."""
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
+from apache_beam.transforms.window import TimestampedValue
 
 
 def filled(number, size):
@@ -13,6 +14,14 @@ def of_key(key, values, size):
   name = b'%08d' % key
   for value in range(values):
     yield name, name + b'%08d' % value + filled(key * value, size)
+
+
+def of_all_keys(number, keys, size):
+  """A value of each key; in two windows in turn."""
+  for key in range(keys):
+    name = b'%08d' % key
+    value = name + b'%08d' % number + filled(key * number, size)
+    yield TimestampedValue((name, value), number % 2 * 10)
 
 
 def of_hot_key(start, values, size):

@@ -9,8 +9,12 @@ import pytest
 from apache_beam import pvalue
 from apache_beam.metrics.metric import MetricsFilter
 from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.testing import test_stream
+from apache_beam.transforms import trigger
+from apache_beam.transforms.window import FixedWindows
 
 import harness
+import many_values
 import past_memory
 from beamline_server import BeamlineServer
 from conftest import BINARY
@@ -50,6 +54,11 @@ class LittleMemory:
         pass
     return taken
 
+  def resident(self, name):
+    """Bytes of memory that the server has (VmRSS), or had at most (VmHWM)."""
+    with open('/proc/%d/status' % self.server.process.pid) as status:
+      return int(re.search(name + r':\s*(\d+) kB', status.read()).group(1)) << 10
+
   def check_all_given_back(self):
     assert not list(self.spill.iterdir()), 'files have no names'
     deadline = time.monotonic() + GIVEN_BACK_SECONDS
@@ -84,6 +93,27 @@ def run(little_memory, build, *options):  # pylint: disable=redefined-outer-name
   assert result.state == 'DONE'
   found = result.metrics().query(MetricsFilter().with_namespace('memory'))['counters']
   return {counter.key.metric.name: counter.committed for counter in found}
+
+
+def windows_of(numbers, keys, size):
+  """Adds a stream of so many values for each key, in two windows, which come out when all is there."""
+  stream, at_once = test_stream.TestStream(), numbers // 32
+  # Not all in one bundle, whose messages would be ten megabytes each.
+  for start in range(0, numbers, at_once):
+    stream = stream.add_elements(list(range(start, min(start + at_once, numbers))))
+  stream = stream.advance_watermark_to(30).advance_watermark_to_infinity()
+
+  def build(pipeline):
+    _ = (
+        pipeline | stream
+        | beam.FlatMap(many_values.of_all_keys, keys, size)
+        | beam.WindowInto(
+            FixedWindows(10), trigger=trigger.AfterWatermark(),
+            accumulation_mode=trigger.AccumulationMode.DISCARDING)
+        | beam.GroupByKey()
+        | beam.ParDo(many_values.CountGroups()))
+
+  return build
 
 
 FAIL_FIRST = '--inject_bundle_failures=first_attempt'
@@ -145,6 +175,32 @@ def test_a_map_as_side_input(little_memory, kind):
 
   assert run(little_memory, build) == {'found': asked}
   assert little_memory.spilled() > keys * size
+
+
+@pytest.mark.parametrize('options', [(), (FAIL_FIRST, )], ids=['', 'failing'])
+@pytest.mark.parametrize('keys', [1, 500])
+def test_windows_of_a_stream(little_memory, keys, options):
+  """Also if a window has all of it under one key: then workers read its values page by page."""
+  numbers, size = 40_000 // keys, 500
+  found = run(little_memory, windows_of(numbers, keys, size), '--streaming', *options)
+  assert found == {'groups': keys * 2, 'values': numbers * keys}
+  assert little_memory.spilled() > numbers * keys * size // 2
+
+
+def test_the_servers_memory_while_windows_wait(tmp_path):
+  limit, numbers, keys, size = 32 << 20, 128, 1_000, 1_000
+  args = ['--memory-limit', str(limit), '--spill-dir', str(tmp_path / 'spill')]
+  with BeamlineServer(BINARY, args, log=str(tmp_path / 'server.log')) as server:
+    small = LittleMemory(server, tmp_path / 'spill')
+    # What the program itself takes, once it has done everything.
+    run(small, windows_of(32, keys, size), '--streaming')
+    before = small.resident('VmRSS')
+    assert run(small, windows_of(numbers, keys, size), '--streaming') == {
+        'groups': keys * 2, 'values': numbers * keys}
+    assert small.spilled() > numbers * keys * size - limit
+    most = small.resident('VmHWM')
+    assert most < before + limit * 5 // 4, 'from %d to %d kB' % (before >> 10, most >> 10)
+    small.check_all_given_back()
 
 
 @pytest.mark.parametrize('options', [(), (FAIL_FIRST, )], ids=['', 'failing'])

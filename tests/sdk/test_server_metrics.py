@@ -44,6 +44,34 @@ def wait_for(port, name, value):
   raise AssertionError('%s never was %s: %s' % (name, value, samples(port)))
 
 
+def test_what_does_not_fit_in_memory_is_seen_in_the_metrics(tmp_path):
+  port = free_port()
+  limit, blocks, block, size = 256 << 10, 10, 500, 200
+  args = [
+      '--http-port=%d' % port, '--memory-limit=%d' % limit, '--spill-dir', str(tmp_path / 'spill')]
+  with BeamlineServer(BINARY, args, log=str(tmp_path / 'server.log')) as server:
+    # A quarter is left to what is not counted.
+    assert samples(port)['beamline_memory_limit_bytes'] == limit - limit // 4
+    with beam.Pipeline(options=PipelineOptions(portable_options(server.endpoint))) as p:
+      _ = (
+          p
+          | beam.Create(range(0, blocks * block, block))
+          | beam.FlatMap(lambda start: ((n, b'%d' % n * (size // 4)) for n in range(start, start + block)))
+          | beam.GroupByKey()
+          | beam.Map(lambda kv: len(list(kv[1]))))
+    # The last blocks go when the job's tasks have.
+    wait_for(port, 'beamline_spill_disk_bytes', 0)
+    wait_for(port, 'beamline_memory_used_bytes', 0)
+    after = samples(port)
+  written = after['beamline_spill_written_bytes_total']
+  assert written > blocks * block * size - limit
+  assert after['beamline_spill_writes_total'] > 1
+  assert after['beamline_spill_reads_total'] > 1
+  # What the GroupByKey has put away it reads again; what waits elsewhere may be done before it is.
+  assert after['beamline_spill_read_bytes_total'] > limit
+  assert after['beamline_memory_peak_bytes'] > after['beamline_memory_limit_bytes']
+
+
 def test_a_job_is_seen_in_the_metrics(tmp_path):
   port = free_port()
   log = str(tmp_path / 'server.log')
@@ -86,5 +114,9 @@ def test_a_job_is_seen_in_the_metrics(tmp_path):
   # One worker had them all, and may have waited before each but the first.
   assert 0 < after['beamline_worker_wait_seconds_count'] < bundles
   assert after['beamline_waiting_blocks'] == after['beamline_waiting_bytes'] == 0
+  assert after['beamline_bundles_running'] == after['beamline_collecting_bytes'] == 0
+  # There was memory for all of it.
+  assert ELEMENTS * 100 < after['beamline_memory_peak_bytes'] < after['beamline_memory_limit_bytes']
+  assert after['beamline_spill_writes_total'] == after['beamline_spill_reads_total'] == 0
   assert after['process_cpu_seconds_total'] > 0
   assert after['process_resident_memory_bytes'] > 1_000_000

@@ -1,6 +1,9 @@
 //! `scripted`: how fast a server is when its workers cost next to nothing, beside gRPC alone.
 
 use std::error::Error;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::ops::Sub;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -41,6 +44,10 @@ struct Round {
     /// CPU seconds of the server, and of this process: the workers and the job's author.
     server: f64,
     workers: f64,
+    /// Pages that the server had the kernel give it, in thousands.
+    faults: f64,
+    /// Seconds that workers had nothing to do because of the server, of all workers together.
+    waited: f64,
     /// Streaming the same bytes.
     streaming: Duration,
     streaming_cpu: f64,
@@ -63,9 +70,9 @@ async fn main() -> Result<(), Failed> {
         std::thread::available_parallelism()?,
     );
     println!(
-        "| job | elements/s | wall s | runner CPU s | workers' CPU s | gRPC streaming of the same bytes: wall s | CPU s | job ÷ streaming: wall |"
+        "| job | elements/s | wall s | runner CPU s | its page faults, k | workers' CPU s | they waited for it s | gRPC streaming of the same bytes: wall s | CPU s | job ÷ streaming: wall |"
     );
-    println!("|---|--:|--:|--:|--:|--:|--:|--:|");
+    println!("|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|");
     let all = [("pass-through", Workload::PassThrough), ("group-by-key", Workload::GroupByKey)];
     for (_, workload) in
         all.iter().filter(|(name, _)| arguments.only.as_deref().is_none_or(|only| only == *name))
@@ -80,9 +87,9 @@ async fn main() -> Result<(), Failed> {
         // The first one warms up.
         for number in 0..=arguments.rounds {
             counted.store(0, Ordering::Relaxed);
-            let (server_before, own_before) = (server.cpu()?, own_cpu());
+            let (server_before, own_before) = (server.used()?, own_cpu());
             let submitted = jobs.run(workload.pipeline(harness.environment()), arguments.workers).await?;
-            let (server_cpu, workers) = (server.cpu()? - server_before, own_cpu() - own_before);
+            let (used, workers) = (server.used()? - server_before, own_cpu() - own_before);
             let arrived = counted.load(Ordering::Relaxed);
             if arrived != elements {
                 return Err(format!("{arrived} of {elements} elements arrived").into());
@@ -92,7 +99,8 @@ async fn main() -> Result<(), Failed> {
             let streaming_cpu = own_cpu() - own_before;
             if number > 0 {
                 let wall = submitted.wall;
-                rounds.push(Round { wall, server: server_cpu, workers, streaming, streaming_cpu });
+                let Used { cpu: server, faults, waited } = used;
+                rounds.push(Round { wall, server, workers, faults, waited, streaming, streaming_cpu });
             }
         }
         print(*workload, elements, &rounds);
@@ -120,11 +128,13 @@ fn print(workload: Workload, elements: u64, rounds: &[Round]) {
     let wall = median(rounds, |round| round.wall.as_secs_f64());
     let streaming = median(rounds, |round| round.streaming.as_secs_f64());
     println!(
-        "| {} | {:.0} | {wall:.3} | {:.2} | {:.2} | {streaming:.3} | {:.2} | {:.2} |",
+        "| {} | {:.0} | {wall:.3} | {:.2} | {:.0} | {:.2} | {:.3} | {streaming:.3} | {:.2} | {:.2} |",
         workload.name(),
         elements as f64 / wall,
         median(rounds, |round| round.server),
+        median(rounds, |round| round.faults),
         median(rounds, |round| round.workers),
+        median(rounds, |round| round.waited),
         median(rounds, |round| round.streaming_cpu),
         wall / streaming,
     );
@@ -146,6 +156,30 @@ fn own_cpu() -> f64 {
 struct Server {
     process: Child,
     endpoint: String,
+    /// Where it serves metrics.
+    http_port: u16,
+}
+
+/// What a server has used so far.
+struct Used {
+    /// Seconds.
+    cpu: f64,
+    /// Thousands.
+    faults: f64,
+    /// Seconds that workers had nothing to do because of it.
+    waited: f64,
+}
+
+impl Sub for Used {
+    type Output = Self;
+
+    fn sub(self, before: Self) -> Self {
+        Self {
+            cpu: self.cpu - before.cpu,
+            faults: self.faults - before.faults,
+            waited: self.waited - before.waited,
+        }
+    }
 }
 
 impl Drop for Server {
@@ -163,11 +197,13 @@ impl Server {
         let mut command = Command::new(beamline);
         command.args(["serve", "--job-port", "0", "--log-level", "warn", "--ready-file"]).arg(&ready);
         command.arg("--artifacts-dir").arg(folder.path());
+        let http_port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        command.args(["--http-port", &http_port.to_string()]);
         let mut process = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(endpoint) = std::fs::read_to_string(&ready) {
-                return Ok(Self { process, endpoint: endpoint.trim().to_owned() });
+                return Ok(Self { process, endpoint: endpoint.trim().to_owned(), http_port });
             }
             if Instant::now() > deadline || process.try_wait()?.is_some() {
                 process.kill().ok();
@@ -182,13 +218,29 @@ impl Server {
         Ok(std::fs::read_to_string(format!("/proc/{}/{file}", self.process.id()))?)
     }
 
-    /// CPU seconds so far.
-    fn cpu(&self) -> Result<f64, Failed> {
+    fn used(&self) -> Result<Used, Failed> {
         let stat = self.proc("stat")?;
         let (_, fields) = stat.rsplit_once(')').ok_or("no stat")?;
-        let ticks = fields.split_whitespace().skip(11).take(2);
-        let ticks: u64 = ticks.map(str::parse::<u64>).sum::<Result<u64, _>>()?;
-        Ok(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
+        let fields = fields.split_whitespace().skip(1).take(12);
+        let fields = fields.map(str::parse::<i64>).collect::<Result<Vec<_>, _>>()?;
+        // By proc(5): minflt, utime and stime are the fields 10, 14 and 15, and the first of these is 4.
+        let field = |number: usize| fields.get(number - 4).map(|value| *value as f64).ok_or("a short stat");
+        let ticks = field(14)? + field(15)?;
+        Ok(Used {
+            cpu: ticks / rustix::param::clock_ticks_per_second() as f64,
+            faults: field(10)? / 1e3,
+            waited: self.metric("beamline_worker_wait_seconds_sum")?,
+        })
+    }
+
+    /// One that has no labels.
+    fn metric(&self, name: &str) -> Result<f64, Failed> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.http_port))?;
+        stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        Ok(value.ok_or_else(|| format!("the server has no metric {name}"))?.trim().parse()?)
     }
 
     fn peak_megabytes(&self) -> Result<u64, Failed> {

@@ -1,6 +1,7 @@
 //! Event time and processing time: signed milliseconds since the Unix epoch.
 
 use std::fmt;
+use std::time::Duration;
 
 use bytes::BufMut;
 
@@ -72,32 +73,56 @@ impl fmt::Display for EventTime {
     }
 }
 
-/// A point in processing time, the time on the clock of whoever runs the pipeline, in milliseconds
-/// since the Unix epoch.
+/// A point in processing time, the time on the clock of whoever runs the pipeline. Timers and triggers are set in
+/// milliseconds since the Unix epoch; it is kept in microseconds, so that what is to be done in 9.8 ms is not done in 10.9.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct ProcessingTime(pub i64);
+pub struct ProcessingTime {
+    micros: i64,
+}
 
 impl ProcessingTime {
     /// The last time that can be written.
-    pub const MAX: Self = Self(i64::MAX);
+    pub const MAX: Self = Self { micros: i64::MAX };
     /// The first time that can be written.
-    pub const MIN: Self = Self(i64::MIN);
+    pub const MIN: Self = Self { micros: i64::MIN };
 
-    /// The milliseconds since the Unix epoch.
+    /// So many milliseconds after the Unix epoch, or the end of time that is nearest to that.
+    pub const fn from_millis(millis: i64) -> Self {
+        Self { micros: millis.saturating_mul(1000) }
+    }
+
+    /// So long after the Unix epoch, or the end of time; rounded down to microseconds.
+    pub fn since_epoch(since: Duration) -> Self {
+        Self { micros: i64::try_from(since.as_micros()).unwrap_or(i64::MAX) }
+    }
+
+    /// The milliseconds since the Unix epoch, rounded down.
     pub const fn millis(self) -> i64 {
-        self.0
+        self.micros.div_euclid(1000)
     }
 
     /// This time plus `millis` milliseconds, or the end of time that is nearest to it.
     #[must_use]
     pub const fn saturating_add(self, millis: i64) -> Self {
-        Self(self.0.saturating_add(millis))
+        Self { micros: self.micros.saturating_add(millis.saturating_mul(1000)) }
+    }
+
+    /// The first time that is at least so long after this one, or the end of time.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        let micros = i64::try_from(wait.as_nanos().div_ceil(1000)).unwrap_or(i64::MAX);
+        Self { micros: self.micros.saturating_add(micros) }
+    }
+
+    /// How long after `earlier` this is; nothing if it is before that.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_micros(u64::try_from(self.micros.saturating_sub(earlier.micros)).unwrap_or(0))
     }
 }
 
 impl fmt::Display for ProcessingTime {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}ms", self.0)
+        write!(f, "{}ms", self.millis())
     }
 }
 

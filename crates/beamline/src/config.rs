@@ -63,6 +63,10 @@ pub(crate) struct ServeConfig {
     /// Workers for each environment that can start several; 0 means one per core
     #[arg(long, default_value_t = 0, allow_negative_numbers = true, env = "BEAMLINE_SDK_WORKER_PARALLELISM")]
     sdk_worker_parallelism: i64,
+    /// When a job on a worker pool has ended, as many new workers as it had stand by there for the next one, which then
+    /// need not wait for them to start. They end after so long without one; 0 has none stand by
+    #[arg(long, default_value = "60s", value_parser = parse_time, env = "BEAMLINE_STANDBY_WORKER_TIMEOUT")]
+    pub(crate) standby_worker_timeout: Duration,
     /// Memory for the data of all jobs, like 512MiB or 4GiB; what is more goes to disk. By default half of what the
     /// machine has, or its control group may have
     #[arg(long, value_parser = crate::memory::parse_size, env = "BEAMLINE_MEMORY_LIMIT")]
@@ -282,6 +286,14 @@ fn parse_timeout(text: &str) -> Result<IdleTimeout, String> {
     Duration::try_from_secs_f64(seconds).map(IdleTimeout::After).map_err(|_| bad())
 }
 
+/// As [`parse_timeout`], but not for ever.
+fn parse_time(text: &str) -> Result<Duration, String> {
+    match parse_timeout(text)? {
+        IdleTimeout::After(time) => Ok(time),
+        IdleTimeout::Never => Err(format!("{text:?} is below zero; give a duration like 90s, or 0")),
+    }
+}
+
 /// One spelling out of many: `-job_port` and `--job_port` become `--job-port`, and a command line that
 /// begins with a flag, as Prism's do, is one for `serve`.
 fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
@@ -390,6 +402,15 @@ mod tests {
         assert_eq!((config.memory_limit(), config.spill_dir()), (64 << 20, PathBuf::from("/tmp/s_t")));
         assert_eq!(serve("serve").memory_limit(), crate::memory::half_of_all());
         assert_eq!(serve("serve").spill_dir(), std::env::temp_dir());
+    }
+
+    #[test]
+    fn standby_workers() {
+        let timeout = |line| serve(line).standby_worker_timeout;
+        assert_eq!(timeout("serve"), Duration::from_secs(60));
+        assert_eq!(timeout("serve --standby_worker_timeout=2m"), Duration::from_secs(120));
+        assert_eq!(timeout("serve --standby-worker-timeout 0"), Duration::ZERO);
+        assert!(parse_time("-1s").is_err());
     }
 
     #[test]

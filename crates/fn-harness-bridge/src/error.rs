@@ -9,6 +9,8 @@ pub enum BridgeError {
     NoWorkerId,
     #[error("worker {0:?} is not known here: it was never started by this runner, or it has been stopped")]
     UnknownWorker(String),
+    #[error("worker {0:?} stands by: there is no job yet of which it could be told anything")]
+    StandsBy(String),
     #[error("worker {worker:?} has opened its {stream} stream already; it may open one only")]
     StreamTaken { worker: String, stream: &'static str },
     #[error("job {job} has no ProcessBundleDescriptor {id:?}")]
@@ -37,6 +39,7 @@ impl From<BridgeError> for Status {
             BridgeError::UnknownWorker(_) | BridgeError::UnknownDescriptor { .. } => {
                 Status::not_found(message)
             }
+            BridgeError::StandsBy(_) => Status::failed_precondition(message),
             BridgeError::StreamTaken { .. } => Status::already_exists(message),
             BridgeError::ForeignArtifact(_) => Status::permission_denied(message),
             BridgeError::MalformedDescriptor { .. } | BridgeError::ArtifactUnreadable { .. } => {

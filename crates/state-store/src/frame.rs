@@ -41,6 +41,7 @@ impl Frame {
     /// Errors: the disk is broken.
     pub(crate) fn read(&self) -> Result<Bytes, Error> {
         let stored = self.place.read()?;
+        self.place.budget().count_read(self.len as u64);
         match self.compression {
             Compression::None => Ok(stored.into()),
             Compression::Lz4 => {

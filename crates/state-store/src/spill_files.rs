@@ -106,6 +106,10 @@ impl Place {
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
     }
+
+    pub(crate) fn budget(&self) -> &MemoryBudget {
+        &self.budget
+    }
 }
 
 impl Drop for Place {

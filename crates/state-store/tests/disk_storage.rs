@@ -66,6 +66,8 @@ fn what_does_not_fit_goes_to_disk_last_first_and_comes_back() {
         assert_eq!(block.read().unwrap(), noise(n as u64, 100_000), "{n}");
     }
     assert_eq!(budget.spilled(), spilled, "reading spills nothing");
+    assert!(budget.writes() > 1 && budget.reads() > 1, "{budget:?}");
+    assert!(budget.read_back() >= 10_000_000 - (4 << 20), "{budget:?}");
     drop(blocks);
     assert_eq!(disk.budget().on_disk(), 0);
 }

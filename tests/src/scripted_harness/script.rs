@@ -35,6 +35,7 @@ pub struct Script {
     short_ids: Option<ShortIds>,
     process_metrics: Option<Vec<MonitoringInfo>>,
     samples: bool,
+    asks_for_nothing: bool,
 }
 
 /// How a worker that sends its metrics by short ids only tells what those mean.
@@ -145,6 +146,17 @@ impl Script {
     pub fn start_fault(mut self, start: usize, fault: StartFault) -> Self {
         self.start_faults.insert(start, fault);
         self
+    }
+
+    /// Has workers open their control stream alone before they have got an instruction, and keep no log, as those of the
+    /// Python SDK's worker pool do.
+    pub fn asks_for_nothing(mut self) -> Self {
+        self.asks_for_nothing = true;
+        self
+    }
+
+    pub(super) fn waits_for_instructions(&self) -> bool {
+        self.asks_for_nothing
     }
 
     /// Has workers keep the element that a function has failed at, until they are asked for it.

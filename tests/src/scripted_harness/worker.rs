@@ -82,15 +82,24 @@ async fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let id = start.worker_id;
     let channel = connect(start.control_endpoint).await?;
-    let (entries, log) = mpsc::channel(16);
-    let logging = connect(start.logging_endpoint).await?;
-    BeamFnLoggingClient::new(logging).logging(of_worker(&id, ReceiverStream::new(log))).await?;
-    entries.send(log_line(format!("scripted worker {id} is up"))).await?;
-
     let (answers, answered) = mpsc::unbounded_channel();
+    let mut answered = Some(UnboundedReceiverStream::new(answered));
+    let mut control = BeamFnControlClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+    let mut first = None;
+    let (entries, log) = mpsc::channel(16);
+    if shared.script.waits_for_instructions() {
+        let answered = answered.take().ok_or("taken once")?;
+        let mut instructions = control.control(of_worker(&id, answered)).await?.into_inner();
+        let Some(Ok(instruction)) = instructions.next().await else { return Ok(()) };
+        first = Some((instruction, instructions));
+    } else {
+        let logging = connect(start.logging_endpoint).await?;
+        BeamFnLoggingClient::new(logging).logging(of_worker(&id, ReceiverStream::new(log))).await?;
+        entries.send(log_line(format!("scripted worker {id} is up"))).await?;
+    }
+
     let (output, outgoing) = mpsc::channel(4);
     let (asks, asking) = mpsc::unbounded_channel();
-    let mut control = BeamFnControlClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
     let data = of_worker(&id, ReceiverStream::new(outgoing));
     let mut data = BeamFnDataClient::new(channel.clone())
         .max_decoding_message_size(usize::MAX)
@@ -139,8 +148,15 @@ async fn serve(
         }
         answering.state.close();
     });
-    let mut instructions =
-        control.control(of_worker(&id, UnboundedReceiverStream::new(answered))).await?.into_inner();
+    let mut instructions = match (first, answered) {
+        (Some((instruction, instructions)), _) => {
+            tasks.spawn(worker.clone().obey(instruction));
+            instructions
+        }
+        (None, answered) => {
+            control.control(of_worker(&id, answered.ok_or("taken once")?)).await?.into_inner()
+        }
+    };
     loop {
         let instruction = tokio::select! {
             () = worker.disconnected.cancelled() => break,

@@ -26,7 +26,7 @@ fn artifact(path: &str) -> ArtifactInformation {
     }
 }
 
-fn as_worker<T>(worker: Option<&str>, message: T) -> Request<T> {
+pub(crate) fn as_worker<T>(worker: Option<&str>, message: T) -> Request<T> {
     let mut request = Request::new(message);
     if let Some(worker) = worker {
         request.metadata_mut().insert("worker_id", worker.parse().unwrap());
@@ -34,7 +34,7 @@ fn as_worker<T>(worker: Option<&str>, message: T) -> Request<T> {
     request
 }
 
-async fn channel(bridge: &Bridge) -> Channel {
+pub(crate) async fn channel(bridge: &Bridge) -> Channel {
     Endpoint::try_from(format!("http://127.0.0.1:{}", bridge.port)).unwrap().connect().await.unwrap()
 }
 

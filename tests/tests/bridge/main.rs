@@ -12,6 +12,7 @@ mod process_metrics;
 mod sampling;
 mod short_ids;
 mod splits;
+mod standbys;
 mod support;
 mod test_stream;
 mod timers;

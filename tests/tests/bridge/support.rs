@@ -87,6 +87,13 @@ impl Bridge {
         self.open(id, environment, 1, Arc::default(), options)
     }
 
+    /// A job with `--environment_type=LOOPBACK`.
+    pub fn loopback_job(&self, id: &str, environment: &Environment) -> Job {
+        let kind = prost_types::Value { kind: Some(Kind::StringValue("LOOPBACK".to_owned())) };
+        let fields = [("beam:option:environment_type:v1".to_owned(), kind)];
+        self.open(id, environment, 1, Arc::default(), prost_types::Struct { fields: fields.into() })
+    }
+
     pub fn job_with(&self, id: &str, environment: &Environment, workers: usize, files: Arc<Files>) -> Job {
         self.open(id, environment, workers, files, prost_types::Struct::default())
     }

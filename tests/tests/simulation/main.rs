@@ -28,7 +28,7 @@ use runner_core::engine::{BundlePolicy, LAST_TIMERS};
 use runner_core::executor::{Clock, Execution, FaultInjection, Progress, Wish, run};
 use runner_core::plan::{PlanGrain, plan_pipeline};
 use runner_core::ports::memory::MemoryStorage;
-use runner_core::ports::{JobBundleFactory, Storage};
+use runner_core::ports::{JobBundleFactory, MemoryBudget, Storage};
 use tokio::sync::watch;
 
 use case::{Case, Row};
@@ -123,14 +123,12 @@ fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
     let environment = Environment { urn: "beam:env:default:v1".to_owned(), ..Default::default() };
     let written = Arc::new(functions::Written::default());
     let workers = Arc::new(Workers::new(functions::script(case, chance, &written), chance.clone()));
-    let (ran, execution) = Ran::begin(
-        &simulated,
-        &environment,
-        workers.clone(),
-        Clock::Runtime,
-        // What reads from disk does so on threads, and would make the run another one each time.
-        MemoryStorage::unlimited(),
-    );
+    // A third of the jobs have next to no memory. What reads from a disk does so on threads, and would make the run another one
+    // each time; so there is none.
+    let limit = if chance.one_in(3) { 1 << 10 } else { u64::MAX };
+    let budget = MemoryBudget::new(limit);
+    let storage = Arc::new(MemoryStorage::new(budget.clone()));
+    let (ran, execution) = Ran::begin(&simulated, &environment, workers.clone(), Clock::Runtime, storage);
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     let outcome = runtime.block_on(async { tokio::time::timeout(LIMIT, run(execution)).await });
@@ -138,6 +136,7 @@ fn simulate(seed: u64) -> BTreeMap<&'static str, u64> {
     let mut seen = workers.seen();
     seen.extend(case.features().into_iter().map(|feature| (feature, 1)));
     seen.insert("dropped element", dropped);
+    seen.insert("short of memory", u64::from(budget.spilled() > 0));
     seen
 }
 
@@ -150,7 +149,8 @@ fn a_seed_is_the_same_each_time() {
 }
 
 /// What the cases are worth nothing without.
-const WANTED: [&str; 18] = [
+const WANTED: [&str; 19] = [
+    "short of memory",
     "failed attempt",
     "lost worker",
     "bundle lost with its worker",

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use fn_harness_bridge::{BridgeConfig, FnHarnessBridge};
 use job_service::{JobService, JobServiceConfig};
+use runner_core::ports::MemoryBudget;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::service::Routes;
@@ -35,8 +36,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 const STREAM_WINDOW: u32 = 8 << 20;
 const CONNECTION_WINDOW: u32 = 64 << 20;
 /// The largest HTTP/2 frame that a peer may send: the 16 KiB that are usual cost a large message dozens of frames. Not so
-/// large that a small message waits long behind one.
-const FRAME: u32 = 256 << 10;
+/// large that a small message waits long behind one, nor that its buffer is one that the [`allocator`] gives back at once.
+const FRAME: u32 = 224 << 10;
 /// Streams on one connection; each worker has half a dozen, each client a few per job.
 const STREAMS: u32 = 1 << 20;
 /// After the jobs and workers have ended, for connections that are still open.
@@ -58,7 +59,7 @@ pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
 async fn run(config: &ServeConfig) -> Result<(), Error> {
     let stop = signals::listen()?;
     let mut ports = Ports::bind(config).await?;
-    let (bridge, jobs) = wire(config, &ports)?;
+    let (bridge, jobs, memory) = wire(config, &ports)?;
     let (endpoint, http_endpoint) = (ports.job_endpoint(), ports.http_endpoint());
 
     let mut routes = Routes::builder();
@@ -68,7 +69,8 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
     let http = ports.take_http_listener();
     let mut servers = start_servers(ports, &routes.routes(), &closed);
     if let Some(listener) = http {
-        let http = http::serve(listener, Told { jobs: jobs.clone(), bridge: bridge.clone() }, closed);
+        let told = Told { jobs: jobs.clone(), bridge: bridge.clone(), memory };
+        let http = http::serve(listener, told, closed);
         servers.spawn(async move {
             http.await;
             Ok(())
@@ -86,6 +88,7 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
 
     let ended = wait_for_end(config, &jobs, stop, &mut servers).await;
     drop(ready);
+    bridge.end_standbys();
     jobs.shutdown().await;
     bridge.shutdown().await;
     closing.send_replace(true);
@@ -97,10 +100,14 @@ async fn run(config: &ServeConfig) -> Result<(), Error> {
 }
 
 /// Which part gets which.
-fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobService), Error> {
+fn wire(
+    config: &ServeConfig,
+    ports: &Ports,
+) -> Result<(FnHarnessBridge, JobService, Arc<MemoryBudget>), Error> {
     let bridge = FnHarnessBridge::new(BridgeConfig {
         advertise_host: ports.host().to_owned(),
         slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
+        standby_time: config.standby_worker_timeout,
         not_for_workers: allocator::not_for_workers(),
         ..BridgeConfig::default()
     });
@@ -111,6 +118,7 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
         spill_dir: config.spill_dir(),
     };
     let native = Arc::new(NativeRunner::new(bridge.clone(), native)?);
+    let memory = native.memory().clone();
     let backend = Arc::new(choose(config, native)?);
     let artifacts_dir = config.artifacts_dir();
     let jobs = JobServiceConfig {
@@ -122,7 +130,7 @@ fn wire(config: &ServeConfig, ports: &Ports) -> Result<(FnHarnessBridge, JobServ
     };
     let jobs = JobService::new(jobs, backend)
         .map_err(|source| Error::ArtifactsDir { folder: artifacts_dir, source })?;
-    Ok((bridge, jobs))
+    Ok((bridge, jobs, memory))
 }
 
 /// The backends that jobs may choose from.

@@ -10,6 +10,7 @@ use runner_core::fault::Fault;
 use runner_core::meters::Meters;
 use runner_core::ports::{OutputReceiver, StateHandler, TimerBlock};
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::timers::TimerFamily;
 
@@ -24,6 +25,8 @@ struct Progress {
     /// What the end of has not been seen.
     open: BTreeSet<OutputStream>,
     response: Option<ProcessBundleResponse>,
+    /// When the first was there of the response and the end of all output.
+    finishing: Option<Instant>,
     /// Messages of output so far.
     received: u64,
     /// Taken when the bundle has ended, one way or another.
@@ -41,8 +44,11 @@ pub(crate) enum OutputStream {
 
 /// How a bundle ended on its worker.
 pub(crate) enum Ending {
-    /// The worker has answered and all output is there.
-    Done(ProcessBundleResponse),
+    /// The worker has answered and all output is there. By `finishing` it had processed all it was going to.
+    Done {
+        response: ProcessBundleResponse,
+        finishing: Instant,
+    },
     /// The worker's `InstructionResponse` has this error.
     Failed(String),
     /// The output was not accepted.
@@ -58,7 +64,8 @@ impl ActiveBundle {
         meters: Arc<Meters>,
     ) -> (Arc<Self>, oneshot::Receiver<Ending>) {
         let (sender, receiver) = oneshot::channel();
-        let progress = Progress { open: streams, response: None, received: 0, ending: Some(sender) };
+        let progress =
+            Progress { open: streams, response: None, finishing: None, received: 0, ending: Some(sender) };
         (Arc::new(Self { state, outputs, meters, progress: Mutex::new(progress) }), receiver)
     }
 
@@ -146,6 +153,9 @@ impl ActiveBundle {
         if is_last {
             let mut progress = self.progress();
             progress.open.remove(&stream);
+            if progress.open.is_empty() {
+                progress.finishing.get_or_insert_with(Instant::now);
+            }
             progress.end_if_complete();
         }
         Ok(())
@@ -169,13 +179,14 @@ impl ActiveBundle {
         }
         let mut progress = self.progress();
         progress.response = Some(response);
+        progress.finishing.get_or_insert_with(Instant::now);
         progress.end_if_complete();
         Ok(())
     }
 
-    /// Whether it may take long now to [receive](Self::receive) so many bytes.
-    pub(crate) fn may_wait(&self, bytes: usize) -> bool {
-        self.outputs.may_wait(bytes as u64)
+    /// Whether it may take long now to [receive](Self::receive) this.
+    pub(crate) fn may_wait(&self, data: &elements::Data) -> bool {
+        self.outputs.may_wait(&data.transform_id, data.data.len() as u64)
     }
 
     pub(crate) fn worker_gone(&self) {
@@ -195,7 +206,8 @@ impl Progress {
         if self.open.is_empty()
             && let Some(response) = self.response.take()
         {
-            self.end(Ending::Done(response));
+            let finishing = self.finishing.unwrap_or_else(Instant::now);
+            self.end(Ending::Done { response, finishing });
         }
     }
 

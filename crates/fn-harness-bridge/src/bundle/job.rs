@@ -224,5 +224,7 @@ impl JobBundleFactory for JobBundles {
         }
         self.context.close_workers().await;
         self.shared.registry.remove_job(&self.context.id);
+        let environments = self.environments.lock().unwrap_or_else(PoisonError::into_inner);
+        environments.values().for_each(|workers| workers.have_others_stand_by());
     }
 }

@@ -9,18 +9,26 @@ use beam_model::fn_execution::{
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 use runner_core::ports::{BundleResult, BundleSplit, ChannelSplit, Residual};
+use tokio::time::Instant;
 
 use super::finalizer::BundleFinalizer;
 
+/// `finishing`: when the worker had processed all it was going to. It counts `requested_time_delay` from before that, and
+/// what it does afterwards, such as writing down its metrics, takes milliseconds.
 pub(super) fn read(
     answer: ProcessBundleResponse,
     monitoring_infos: Vec<MonitoringInfo>,
     splits: Vec<BundleSplit>,
     finalizer: Option<BundleFinalizer>,
+    finishing: Instant,
 ) -> BundleResult {
+    let gone_by = finishing.elapsed();
+    let residuals = answer.residual_roots.into_iter().filter_map(residual);
     BundleResult {
         splits,
-        residuals: answer.residual_roots.into_iter().filter_map(residual).collect(),
+        residuals: residuals
+            .map(|residual| Residual { delay: residual.delay.saturating_sub(gone_by), ..residual })
+            .collect(),
         monitoring_infos,
         finalizer: finalizer.map(|finalizer| Box::new(finalizer) as _),
     }

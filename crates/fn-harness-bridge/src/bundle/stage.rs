@@ -109,7 +109,7 @@ impl StageBundles {
         mut ending: oneshot::Receiver<Ending>,
     ) -> Result<Ending, Fault> {
         let RunningBundle { lease: Lease { worker, .. }, instruction, active, .. } = running;
-        let work = feed(worker, instruction, request, inputs, timers);
+        let work = feed(worker, instruction, request, inputs, timers, || active.state.may_wait());
         let silence = self.shared.config.end_of_output_timeout;
         let ending = tokio::select! {
             biased;
@@ -164,7 +164,7 @@ impl StageBundleFactory for StageBundles {
         };
         drop(turn);
         match ending {
-            Ending::Done(mut answer) => {
+            Ending::Done { response: mut answer, finishing } => {
                 let splits = questions.finish().await?;
                 running.over = true;
                 let infos = std::mem::take(&mut answer.monitoring_infos);
@@ -176,7 +176,7 @@ impl StageBundleFactory for StageBundles {
                     let timeout = self.shared.config.finalization_timeout;
                     BundleFinalizer::new(worker.clone(), instruction.clone(), timeout)
                 });
-                Ok(response::read(answer, infos, splits, finalizer))
+                Ok(response::read(answer, infos, splits, finalizer, finishing))
             }
             Ending::Failed(message) => {
                 running.over = true;

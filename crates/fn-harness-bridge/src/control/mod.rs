@@ -21,7 +21,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::bundle::ActiveBundle;
 use crate::error::BridgeError;
 use crate::server::Shared;
-use crate::worker::{OutboxStream, WorkerSession};
+use crate::worker::{Fate, OutboxStream, Standby, WorkerSession};
 
 pub(crate) use ask::{NoAnswer, ask};
 pub(crate) use harness_metrics::harness_monitoring_infos;
@@ -45,10 +45,15 @@ impl BeamFnControl for ControlService {
         &self,
         request: Request<Streaming<InstructionResponse>>,
     ) -> Result<Response<Self::ControlStream>, Status> {
+        let taken = |id: &str| BridgeError::StreamTaken { worker: id.to_owned(), stream: "control" };
+        if let Some(standby) = self.shared.registry.standby(request.metadata()) {
+            let instructions = standby.connect().ok_or_else(|| taken(&standby.id))?;
+            tracing::debug!(worker = %standby.id, "worker stands by");
+            tokio::spawn(wait_for_job(standby, request.into_inner()));
+            return Ok(Response::new(instructions));
+        }
         let worker = self.shared.registry.worker(request.metadata())?;
-        let Some(instructions) = worker.control.attach() else {
-            return Err(BridgeError::StreamTaken { worker: worker.id.clone(), stream: "control" }.into());
-        };
+        let instructions = worker.control.attach().ok_or_else(|| taken(&worker.id))?;
         tracing::debug!(worker = %worker.id, "worker is connected");
         worker.connected.cancel();
         tokio::spawn(read_answers(worker, request.into_inner()));
@@ -88,6 +93,23 @@ pub(crate) fn register(
     })
 }
 
+/// The worker has nothing to say before it has a job.
+async fn wait_for_job(standby: Arc<Standby>, mut answers: Streaming<InstructionResponse>) {
+    let unasked = tokio::select! {
+        biased;
+        fate = standby.fate() => match fate {
+            Fate::Leased(worker) => return read_answers(worker.clone(), answers).await,
+            Fate::Gone => return,
+        },
+        unasked = answers.message() => unasked,
+    };
+    standby.end(match unasked {
+        Ok(Some(_)) => "answered what it was not asked",
+        Ok(None) => "ended its control stream",
+        Err(_) => "lost its control stream",
+    });
+}
+
 /// Hands out a worker's answers for as long as its control stream lasts. Its end is the worker's.
 async fn read_answers(worker: Arc<WorkerSession>, mut answers: Streaming<InstructionResponse>) {
     loop {
@@ -109,15 +131,13 @@ async fn read_answers(worker: Arc<WorkerSession>, mut answers: Streaming<Instruc
 
 /// Hands out an answer where that may wait for a disk, if there is output in it that may have to.
 async fn take(worker: &Arc<WorkerSession>, answer: InstructionResponse) -> Result<(), String> {
-    let bytes = match &answer.response {
-        Some(instruction_response::Response::ProcessBundle(response)) => {
-            let data = response.elements.iter().flat_map(|elements| &elements.data);
-            data.map(|data| data.data.len()).sum()
-        }
-        _ => 0,
+    let data = match &answer.response {
+        Some(instruction_response::Response::ProcessBundle(response)) => response.elements.as_ref(),
+        _ => None,
     };
-    let waits = |bundle: Arc<ActiveBundle>| bundle.may_wait(bytes);
-    if bytes == 0 || !worker.bundle(&answer.instruction_id).is_some_and(waits) {
+    let mut data = data.into_iter().flat_map(|elements| &elements.data);
+    let waits = |bundle: Arc<ActiveBundle>| data.any(|data| bundle.may_wait(data));
+    if !worker.bundle(&answer.instruction_id).is_some_and(waits) {
         return hand_out(worker, answer);
     }
     let worker = worker.clone();

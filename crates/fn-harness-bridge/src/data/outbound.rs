@@ -33,13 +33,15 @@ pub(crate) enum FeedError {
     WorkerGone,
 }
 
-/// Begins a bundle: sends its request, all its inputs, then its timers, and the mark of their end for each.
+/// Begins a bundle: sends its request, all its inputs, then its timers, and the mark of their end for each. `may_wait`: whether
+/// reading its inputs may take long now.
 pub(crate) async fn feed(
     worker: &WorkerSession,
     instruction: &str,
     request: ProcessBundleRequest,
     inputs: BTreeMap<String, Blocks>,
     timers: FiredTimers,
+    may_wait: impl Fn() -> bool,
 ) -> Result<(), FeedError> {
     let stream = worker.data.outbox(&request.data_stream_id);
     let elements = Elements::default();
@@ -48,8 +50,8 @@ pub(crate) async fn feed(
         frame.send(worker).await?;
     }
     for (transform_id, mut blocks) in inputs {
-        // A short input is taken from here. A longer one may have to be read from somewhere: it is
-        // taken where waiting for that holds up nobody.
+        // What may have to be read from somewhere is taken where waiting for that holds up nobody; the beginning, which is
+        // mostly all of it, in any case from here.
         let mut pulled = pull(&mut blocks);
         loop {
             let Pulled { data, more } = pulled.map_err(FeedError::Input)?;
@@ -58,6 +60,10 @@ pub(crate) async fn feed(
                 break;
             }
             frame.send(worker).await?;
+            if !may_wait() {
+                pulled = pull(&mut blocks);
+                continue;
+            }
             let pulling = tokio::task::spawn_blocking(move || {
                 let pulled = pull(&mut blocks);
                 (blocks, pulled)

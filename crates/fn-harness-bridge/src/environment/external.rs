@@ -13,10 +13,20 @@ use tonic::transport::Channel;
 use super::Launcher;
 use crate::{dial, server};
 
+/// One that is named in the same way, down to its parameters, is the same.
 #[derive(Clone)]
 pub(crate) struct WorkerPool {
     payload: Arc<ExternalPayload>,
     channel: Channel,
+}
+
+/// The pool has not answered in time.
+pub(crate) struct NoAnswer;
+
+impl PartialEq for WorkerPool {
+    fn eq(&self, other: &Self) -> bool {
+        self.payload == other.payload
+    }
 }
 
 impl WorkerPool {
@@ -35,6 +45,18 @@ impl WorkerPool {
         }
     }
 
+    /// The one that listens there.
+    #[cfg(test)]
+    pub(crate) fn at(address: &str) -> Self {
+        use beam_model::pipeline::ApiServiceDescriptor;
+
+        let endpoint = Some(ApiServiceDescriptor { url: address.to_owned(), authentication: None });
+        match Self::launcher(ExternalPayload { endpoint, ..Default::default() }) {
+            Launcher::External(pool) => pool,
+            Launcher::Process(_) | Launcher::Unsupported(_) => panic!("{address} is no address"),
+        }
+    }
+
     pub(super) fn endpoint(&self) -> &str {
         self.payload.endpoint.as_ref().map_or("", |endpoint| &endpoint.url)
     }
@@ -44,7 +66,7 @@ impl WorkerPool {
     }
 
     /// Errors: what the pool did instead, to follow "the worker pool … ".
-    pub(super) async fn start_worker(
+    pub(crate) async fn start_worker(
         &self,
         worker_id: &str,
         endpoint: &server::Endpoint,
@@ -73,12 +95,12 @@ impl WorkerPool {
 
     /// Asks the pool to stop the worker. Its streams are closed already, so that a worker which only
     /// waits for that has begun to end; failures are of no consequence.
-    pub(super) async fn stop_worker(&self, worker_id: &str, timeout: Duration) {
+    pub(crate) async fn stop_worker(&self, worker_id: &str, timeout: Duration) -> Result<(), NoAnswer> {
         let request = StopWorkerRequest { worker_id: worker_id.to_owned() };
-        match tokio::time::timeout(timeout, self.client().stop_worker(request)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(status)) => tracing::debug!(worker_id, %status, "StopWorker failed"),
-            Err(_) => tracing::warn!(worker_id, ?timeout, "the worker pool does not answer StopWorker"),
+        let stopped = tokio::time::timeout(timeout, self.client().stop_worker(request)).await;
+        if let Err(status) = stopped.map_err(|_| NoAnswer)? {
+            tracing::debug!(worker_id, %status, "StopWorker failed");
         }
+        Ok(())
     }
 }

@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use crate::server::Shared;
 use crate::worker::WorkerSession;
-use external::WorkerPool;
+pub(crate) use external::WorkerPool;
 use process::{ProcessCommand, RunningProcess};
 
 /// How deep `beam:env:anyof:v1` may nest.
@@ -100,6 +100,14 @@ impl EnvironmentSpec {
         matches!(self.launcher, Launcher::Process(_))
     }
 
+    /// The worker pool that starts its workers, if there is one.
+    pub(crate) fn pool(&self) -> Option<&WorkerPool> {
+        match &self.launcher {
+            Launcher::External(pool) => Some(pool),
+            Launcher::Process(_) | Launcher::Unsupported(_) => None,
+        }
+    }
+
     /// Starts a worker. That it is started does not mean that it is connected.
     pub(crate) async fn launch(
         &self,
@@ -132,14 +140,11 @@ impl EnvironmentSpec {
 
     /// Undoes a start that failed halfway, as far as it can be.
     pub(crate) fn forget(&self, worker_id: &str) -> impl Future<Output = ()> + Send + 'static {
-        let pool = match &self.launcher {
-            Launcher::External(pool) => Some(pool.clone()),
-            Launcher::Process(_) | Launcher::Unsupported(_) => None,
-        };
+        let pool = self.pool().cloned();
         let worker_id = worker_id.to_owned();
         async move {
             if let Some(pool) = pool {
-                pool.stop_worker(&worker_id, Duration::from_secs(1)).await;
+                pool.stop_worker(&worker_id, Duration::from_secs(1)).await.ok();
             }
         }
     }
@@ -160,7 +165,11 @@ impl Running {
     /// Sees to it that the worker ends, within about `timeout`.
     pub(crate) async fn stop(self, worker_id: &str, timeout: Duration) {
         match self {
-            Self::External(pool) => pool.stop_worker(worker_id, timeout).await,
+            Self::External(pool) => {
+                if pool.stop_worker(worker_id, timeout).await.is_err() {
+                    tracing::warn!(worker_id, ?timeout, "the worker pool does not answer StopWorker");
+                }
+            }
             Self::Process(process) => process.stop(timeout).await,
         }
     }

@@ -17,6 +17,9 @@ pub struct BridgeConfig {
     pub worker_connect_timeout: Duration,
     /// How long a worker may take to end of itself once its streams are closed, before it is made to.
     pub worker_stop_timeout: Duration,
+    /// How long workers of worker pools stand by for a next job after one has ended; none do if it is zero. There are as
+    /// many as the job had at once.
+    pub standby_time: Duration,
     /// How long the callbacks of a bundle's finalization may take.
     pub finalization_timeout: Duration,
     /// How long a worker that has answered a bundle may be silent before it marks the end of the bundle's output.
@@ -45,6 +48,7 @@ impl Default for BridgeConfig {
             advertise_host: "localhost".to_owned(),
             worker_connect_timeout: Duration::from_secs(60),
             worker_stop_timeout: Duration::from_secs(5),
+            standby_time: Duration::ZERO,
             finalization_timeout: Duration::from_secs(60),
             end_of_output_timeout: Duration::from_secs(60),
             split_timeout: Duration::from_secs(60),

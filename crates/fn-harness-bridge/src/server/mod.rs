@@ -3,9 +3,9 @@
 mod config;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use beam_model::fn_execution::beam_fn_control_server::BeamFnControlServer;
-use beam_model::fn_execution::beam_fn_data_server::BeamFnDataServer;
 use beam_model::fn_execution::beam_fn_logging_server::BeamFnLoggingServer;
 use beam_model::fn_execution::beam_fn_state_server::BeamFnStateServer;
 use beam_model::fn_execution::beam_fn_worker_status_server::BeamFnWorkerStatusServer;
@@ -62,7 +62,7 @@ impl FnHarnessBridge {
             };
         }
         add!(BeamFnControlServer, ControlService);
-        add!(BeamFnDataServer, DataService);
+        routes.add_service(DataService::new(shared.clone()));
         add!(BeamFnStateServer, StateService);
         add!(BeamFnLoggingServer, LoggingService);
         add!(ProvisionServiceServer, ProvisionService);
@@ -85,6 +85,11 @@ impl FnHarnessBridge {
         self.shared.registry.connected_workers()
     }
 
+    /// How many workers without a job are connected.
+    pub fn standbys(&self) -> usize {
+        self.shared.registry.standbys.connected()
+    }
+
     /// The workers of one job. None is started before the first bundle.
     pub fn job(&self, job: JobWorkers) -> Arc<dyn JobBundleFactory> {
         JobBundles::open(self.shared.clone(), job)
@@ -103,8 +108,14 @@ impl FnHarnessBridge {
         crate::worker_status::query(&worker, self.shared.config.worker_status_timeout).await
     }
 
-    /// Ends all workers of all jobs. Bounded as [`JobBundleFactory::close`] is.
+    /// Ends the workers that stand by for a next job; from now on none do.
+    pub fn end_standbys(&self) {
+        self.shared.registry.standbys.close();
+    }
+
+    /// Ends all workers of all jobs, and those without one. Bounded as [`JobBundleFactory::close`] is.
     pub async fn shutdown(&self) {
+        self.end_standbys();
         let closing: Vec<_> = self
             .shared
             .registry
@@ -116,5 +127,7 @@ impl FnHarnessBridge {
             // An error here is a panic in the task or the runtime's own end; either way it is over.
             job.await.ok();
         }
+        let timeout = self.shared.config.worker_stop_timeout + Duration::from_secs(1);
+        self.shared.registry.standbys.closed(timeout).await;
     }
 }

@@ -6,6 +6,8 @@ mod pool;
 mod recent_lines;
 mod registry;
 mod session;
+mod standby;
+mod standbys;
 mod turns;
 
 pub(crate) use data_streams::DataStreams;
@@ -14,4 +16,6 @@ pub(crate) use pool::{EnvironmentWorkers, Lease};
 pub(crate) use recent_lines::RecentLines;
 pub(crate) use registry::{Registry, worker_id};
 pub(crate) use session::WorkerSession;
+pub(crate) use standby::{Fate, Standby};
+pub(crate) use standbys::Standbys;
 pub(crate) use turns::{Turns, WorkThere};

@@ -12,7 +12,7 @@ use runner_core::fault::{Fault, Retry};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
-use super::WorkerSession;
+use super::{Standby, WorkerSession};
 use crate::bundle::JobContext;
 use crate::control::register;
 use crate::environment::{EnvironmentSpec, Running};
@@ -44,6 +44,10 @@ struct Lent {
     /// hand.
     workers: Vec<(Arc<WorkerSession>, Places)>,
     starting: usize,
+    /// So many were there at once.
+    most_at_once: usize,
+    /// One of them had asked for something before it was given work.
+    asks_first: bool,
 }
 
 /// The bundles on a worker, each by a number that no other has meanwhile.
@@ -69,10 +73,25 @@ enum Choice {
 }
 
 impl Lent {
-    /// `most`: how many workers there may be. `full`: with so many bundles a worker must not get another.
-    fn choose(&mut self, most: usize, full: Option<NonZeroUsize>) -> Choice {
+    /// A worker that was starting has started, or could not.
+    fn has_started(&mut self, worker: Option<&Arc<WorkerSession>>, places: Places) {
+        self.starting -= 1;
+        if let Some(worker) = worker {
+            self.workers.retain(|(worker, _)| !worker.is_gone());
+            self.workers.push((worker.clone(), places));
+            self.most_at_once = self.most_at_once.max(self.workers.len());
+            self.asks_first |= worker.asks_first();
+        }
+    }
+
+    /// `most`: how many workers there may be. `full`: with so many bundles a worker must not get another. `waits`: a
+    /// worker is being started for the bundle, so that only one that has nothing to do would be better.
+    fn choose(&mut self, most: usize, full: Option<NonZeroUsize>, waits: bool) -> Choice {
         self.workers.retain(|(worker, _)| !worker.is_gone());
         let least = self.workers.iter().map(|(_, bundles)| bundles.0.len()).min();
+        if waits && least != Some(0) {
+            return Choice::Later;
+        }
         if least != Some(0) && self.workers.len() + self.starting < most {
             self.starting += 1;
             return Choice::New;
@@ -139,10 +158,11 @@ impl EnvironmentWorkers {
         }
     }
 
-    /// A worker for one bundle: the one with the least to do, or one started anew if all have something to do.
-    /// Waits while all are starting, or have as many bundles as they may have; dropping the future leaves a worker that is just starting to the next
-    /// bundle.
+    /// A worker for one bundle: the one with the least to do, or one started anew if all have something to do, unless
+    /// another has nothing to do before that is there. Waits while all are starting, or have as many bundles as they may
+    /// have. A worker that is just starting is left to the next bundle if it is not needed, or the future is dropped.
     pub(crate) async fn lease(self: &Arc<Self>) -> Result<Lease, Fault> {
+        let mut starting = None;
         loop {
             if self.job.closing.is_cancelled() {
                 return Err(self.closed());
@@ -151,37 +171,40 @@ impl EnvironmentWorkers {
             tokio::pin!(changed);
             // From here on no change is missed.
             changed.as_mut().enable();
-            let choice = self.lent().choose(self.most, self.environment.most_bundles);
+            let waits = starting.is_some();
+            let choice = self.lent().choose(self.most, self.environment.most_bundles, waits);
             match choice {
                 Choice::Worker(worker, place) => return Ok(Lease { worker, place, workers: self.clone() }),
-                Choice::New => return self.lease_new().await,
-                Choice::Later => tokio::select! {
-                    () = self.job.closing.cancelled() => {}
-                    () = changed => {}
-                },
+                Choice::New => starting = Some(self.start_for_bundle()),
+                Choice::Later => {}
+            }
+            tokio::select! {
+                biased;
+                started = of(&mut starting) => return started.unwrap_or_else(|| Err(self.closed())),
+                () = self.job.closing.cancelled() => {}
+                () = changed => {}
             }
         }
     }
 
-    async fn lease_new(self: &Arc<Self>) -> Result<Lease, Fault> {
+    /// Starts a worker; gives a lease of it.
+    fn start_for_bundle(self: &Arc<Self>) -> oneshot::Receiver<Result<Lease, Fault>> {
         let (sender, receiver) = oneshot::channel();
         let workers = self.clone();
         self.job.tasks.spawn(async move {
             let worker = workers.start().await;
-            let mut lent = workers.lent();
-            lent.starting -= 1;
             let mut places = Places::default();
             let place = places.take();
-            if let Ok(worker) = &worker {
-                lent.workers.push((worker.clone(), places));
-            }
-            drop(lent);
+            workers.lent().has_started(worker.as_ref().ok(), places);
             workers.changed.notify_waiters();
             let lease = worker.map(|worker| Lease { worker, place, workers });
-            // Nobody waits any more: the lease is dropped, and with that the worker is idle.
-            sender.send(lease).ok();
+            match sender.send(lease) {
+                Ok(()) => {}
+                Err(Ok(lease)) => drop(lease), // Nobody waits any more: with that the worker is idle.
+                Err(Err(fault)) => tracing::warn!("a worker that is not needed at once: {fault}"),
+            }
         });
-        receiver.await.map_err(|_| self.closed())?
+        receiver
     }
 
     /// The workers that are there.
@@ -204,7 +227,22 @@ impl EnvironmentWorkers {
     pub(crate) fn has_idle(&self) -> bool {
         let full = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
         let lent = self.lent();
-        lent.workers.iter().any(|(worker, bundles)| !worker.is_gone() && bundles.0.len() < full)
+        if lent.workers.iter().any(|(worker, bundles)| !worker.is_gone() && bundles.0.len() < full) {
+            return true;
+        }
+        let standbys = &self.shared.registry.standbys;
+        let more = lent.workers.len() + lent.starting < self.most;
+        more && self.environment.pool().is_some_and(|pool| standbys.is_ready(pool))
+    }
+
+    /// Has as many workers as there were at once stand by for the next job on the same pool. They may be on another
+    /// machine, or threads of whoever will be gone soon; then they are too, and nobody minds.
+    pub(crate) fn have_others_stand_by(&self) {
+        let Some(pool) = self.environment.pool().filter(|_| !self.job.one_process) else { return };
+        let lent = self.lent();
+        if !lent.asks_first {
+            self.shared.registry.standbys.keep(pool, lent.most_at_once, &self.shared);
+        }
     }
 
     /// The workers that can be asked for the metrics of their process.
@@ -243,16 +281,50 @@ impl EnvironmentWorkers {
         }
     }
 
+    /// A worker that stood by, if there is one that lives.
+    async fn try_standby(&self) -> Option<Arc<WorkerSession>> {
+        let pool = self.environment.pool()?;
+        let registry = &self.shared.registry;
+        let lease = |standby: &Arc<Standby>| {
+            let worker = standby.session(self.job.clone(), self.environment.clone());
+            // Before it is no standby any more, so that it is known at all times.
+            registry.add_worker(worker.clone());
+            (standby.clone(), worker)
+        };
+        let (standby, worker) = registry.standbys.take(pool, lease)?;
+        standby.begin(&worker);
+        tracing::debug!(worker = %worker.id, job = %self.job.id, "a worker that stood by has a job");
+        self.register(&worker).await;
+        let running = Running::External(pool.clone());
+        self.job.tasks.spawn(supervise(worker.clone(), running, self.shared.clone()));
+        tokio::select! {
+            biased;
+            () = worker.gone.cancelled() => return None,
+            () = worker.connected.cancelled() => return Some(worker),
+            () = tokio::time::sleep_until(standby.deadline) => {}
+        }
+        worker.end("was to stand by, but did not connect");
+        None
+    }
+
+    /// Tells the worker of the stages that are known so far.
+    async fn register(&self, worker: &WorkerSession) {
+        let stages = self.job.stages_of(&self.environment.id);
+        if let Some(request) = register(worker, &stages, &self.shared.endpoint.descriptor()) {
+            // Waits in the outbox until the worker connects.
+            worker.control.send(request).await.ok();
+        }
+    }
+
     async fn try_start(&self) -> Result<Arc<WorkerSession>, Fault> {
+        if let Some(worker) = self.try_standby().await {
+            return Ok(worker);
+        }
         let number = self.started.fetch_add(1, Ordering::Relaxed) + 1;
         let id = format!("{}-{number}", self.id_prefix);
         let worker = Arc::new(WorkerSession::new(id, self.job.clone(), self.environment.clone()));
         self.shared.registry.add_worker(worker.clone());
-        let stages = self.job.stages_of(&self.environment.id);
-        if let Some(request) = register(&worker, &stages, &self.shared.endpoint.descriptor()) {
-            // Waits in the outbox until the worker connects.
-            worker.control.send(request).await.ok();
-        }
+        self.register(&worker).await;
         let timeout = self.shared.config.worker_connect_timeout;
         let deadline = Instant::now() + timeout;
         let launched = tokio::select! {
@@ -284,6 +356,14 @@ impl EnvironmentWorkers {
             }
         }
         Err(worker.fault().await)
+    }
+}
+
+/// What comes of a worker that is being started, `None` if nothing will; waits for ever if there is none.
+async fn of(starting: &mut Option<oneshot::Receiver<Result<Lease, Fault>>>) -> Option<Result<Lease, Fault>> {
+    match starting {
+        Some(starting) => starting.await.ok(),
+        None => std::future::pending().await,
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use tonic::metadata::MetadataMap;
 
-use super::WorkerSession;
+use super::{Standby, Standbys, WorkerSession};
 use crate::bundle::JobContext;
 use crate::error::BridgeError;
 
@@ -16,6 +16,7 @@ pub(crate) const WORKER_ID: &str = "worker_id";
 pub(crate) struct Registry {
     workers: RwLock<HashMap<String, Arc<WorkerSession>>>,
     jobs: RwLock<HashMap<String, Arc<JobContext>>>,
+    pub(crate) standbys: Standbys,
 }
 
 impl Registry {
@@ -33,9 +34,19 @@ impl Registry {
         workers.values().filter(|worker| worker.connected.is_cancelled() && !worker.is_gone()).count()
     }
 
-    /// The worker that makes a call.
+    /// The worker that makes a call. One that stands by has nothing to ask: there are no more of its pool.
     pub(crate) fn worker(&self, metadata: &MetadataMap) -> Result<Arc<WorkerSession>, BridgeError> {
-        self.worker_by_id(worker_id(metadata).ok_or(BridgeError::NoWorkerId)?)
+        let id = worker_id(metadata).ok_or(BridgeError::NoWorkerId)?;
+        if let Some(standby) = self.standbys.get(id) {
+            self.standbys.exclude(&standby.pool);
+            return Err(BridgeError::StandsBy(id.to_owned()));
+        }
+        self.worker_by_id(id)
+    }
+
+    /// The worker that makes a call, if it has no job yet.
+    pub(crate) fn standby(&self, metadata: &MetadataMap) -> Option<Arc<Standby>> {
+        self.standbys.get(worker_id(metadata)?)
     }
 
     pub(crate) fn worker_by_id(&self, id: &str) -> Result<Arc<WorkerSession>, BridgeError> {

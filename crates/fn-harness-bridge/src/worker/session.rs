@@ -10,14 +10,13 @@ use runner_core::fault::Fault;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
+use super::standby::Presence;
 use super::{DataStreams, Outbox, RecentLines, Turns};
 use crate::bundle::{ActiveBundle, JobContext};
 use crate::control::ShortIds;
 use crate::environment::EnvironmentSpec;
 use crate::worker_status::StatusQueries;
 
-/// Instructions are few and small.
-const CONTROL_MESSAGES: usize = 16;
 /// A process is reaped within milliseconds of its streams' end; this is for a machine under load.
 const EXIT_STATUS_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -33,7 +32,7 @@ pub(crate) struct WorkerSession {
     pub(crate) gone: CancellationToken,
     /// Set when nothing of the worker is left; its logging stream ends then at the latest.
     pub(crate) finished: CancellationToken,
-    pub(crate) control: Outbox<InstructionRequest>,
+    pub(crate) control: Arc<Outbox<InstructionRequest>>,
     pub(crate) data: DataStreams,
     pub(crate) status_requests: Outbox<WorkerStatusRequest>,
     pub(crate) status_queries: StatusQueries,
@@ -64,15 +63,27 @@ struct Exit {
 }
 
 impl WorkerSession {
+    /// Of a worker that is about to be started for the job.
     pub(crate) fn new(id: String, job: Arc<JobContext>, environment: Arc<EnvironmentSpec>) -> Self {
-        let (gone, finished) = (CancellationToken::new(), CancellationToken::new());
+        Self::with(id, Presence::new(), job, environment)
+    }
+
+    /// Of a worker that may be there already.
+    pub(super) fn with(
+        id: String,
+        presence: Presence,
+        job: Arc<JobContext>,
+        environment: Arc<EnvironmentSpec>,
+    ) -> Self {
+        let Presence { connected, gone, control } = presence;
+        let finished = CancellationToken::new();
         Self {
             id,
             job,
             environment,
-            connected: CancellationToken::new(),
+            connected,
             finished: finished.clone(),
-            control: Outbox::new(CONTROL_MESSAGES, gone.clone()),
+            control,
             data: DataStreams::new(gone.clone()),
             status_requests: Outbox::new(1, finished.clone()),
             gone,
@@ -100,6 +111,11 @@ impl WorkerSession {
     /// of the pipeline's author is never told of options.
     pub(crate) fn keeps_side_inputs(&self) -> bool {
         self.environment.is_python && !self.provisioned.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has asked for anything before it was given work, which a worker without a job could not be told.
+    pub(crate) fn asks_first(&self) -> bool {
+        self.provisioned.load(Ordering::Relaxed) || self.logging.opened.is_cancelled()
     }
 
     pub(crate) fn is_gone(&self) -> bool {

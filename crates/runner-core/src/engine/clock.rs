@@ -104,6 +104,13 @@ impl<B> Clock<B> {
         }
     }
 
+    /// A TestStream is over: nothing has to wait any more.
+    pub(super) fn end_test(&mut self) {
+        if let PipelineClock::Test(now) = &mut self.pipeline {
+            *now = ProcessingTime::MAX;
+        }
+    }
+
     /// A node waits for this time, or for none. What is due already is not waited for.
     pub(super) fn node_waits(&mut self, node: NodeId, until: Option<ProcessingTime>) {
         let stopped = self.pipeline == PipelineClock::Stopped;
@@ -188,9 +195,7 @@ impl<B: Clone> Engine<B> {
         let Some(stage) = self.stages.get_mut(&node) else { return };
         stage.hold(&block);
         let clock = &mut self.clock;
-        // Rounded up, so that it does not come early.
-        let millis = i64::try_from(after.as_micros().div_ceil(1000)).unwrap_or(i64::MAX);
-        let at = clock.wall.saturating_add(millis);
+        let at = clock.wall.after(after);
         let id = clock.next_residual;
         clock.next_residual += 1;
         clock.residuals.insert(id, (node, block));

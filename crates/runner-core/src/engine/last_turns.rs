@@ -155,19 +155,19 @@ mod tests {
 
     #[test]
     fn each_turn_comes_after_twice_the_time_and_the_last_one_at_the_limit() {
-        let mut turns = LastTurns::new(ProcessingTime(1000), 7);
+        let mut turns = LastTurns::new(ProcessingTime::from_millis(1000), 7);
         let turn = Turn { set_before: 7, last: false };
         let at = |turns: &mut LastTurns, now: i64, fires: bool| {
-            turns.next(ProcessingTime(now), LIMIT, 9, |_| fires)
+            turns.next(ProcessingTime::from_millis(now), LIMIT, 9, |_| fires)
         };
         assert_eq!(at(&mut turns, 1001, true), Next::Fire(turn));
         for until in [1020, 1040, 1080] {
-            assert_eq!(at(&mut turns, 1002, false), Next::Wait(ProcessingTime(until)));
-            assert_eq!(at(&mut turns, until - 1, true), Next::Wait(ProcessingTime(until)));
+            assert_eq!(at(&mut turns, 1002, false), Next::Wait(ProcessingTime::from_millis(until)));
+            assert_eq!(at(&mut turns, until - 1, true), Next::Wait(ProcessingTime::from_millis(until)));
             let turn = Turn { set_before: 9, last: false };
             assert_eq!(at(&mut turns, until, true), Next::Fire(turn));
         }
-        assert_eq!(at(&mut turns, 1080, false), Next::Wait(ProcessingTime(1100)));
+        assert_eq!(at(&mut turns, 1080, false), Next::Wait(ProcessingTime::from_millis(1100)));
         let last = Turn { set_before: 9, last: true };
         assert_eq!(at(&mut turns, 1100, true), Next::Fire(last));
         assert_eq!(at(&mut turns, 1200, true), Next::Fire(last));

@@ -39,8 +39,8 @@ use clock::{Clock, PipelineClock};
 pub use collector::Collected;
 use collector::CollectorState;
 pub use last_turns::LAST_TIMERS;
-pub use policy::BundlePolicy;
 use policy::Pools;
+pub use policy::{BundlePolicy, SMALL};
 pub use splits::{Helper, is_worth_splitting};
 use stage::StageState;
 use test_stream::TestStreamState;
@@ -195,6 +195,8 @@ pub struct Engine<B> {
     test_stream: Option<TestStreamState>,
     bundles: Bundles<B>,
     pools: Pools,
+    /// See [`ExecutionPlan::redistributed`].
+    redistributed: BTreeSet<CollectionId>,
     /// Bundles that may still be started, by pool.
     free_slots: Vec<usize>,
     clock: Clock<B>,
@@ -237,7 +239,7 @@ impl<B: Clone> Engine<B> {
             }
         }
         let pipeline_clock = match (&test_stream, plan.streaming) {
-            (Some(_), _) => PipelineClock::Test(ProcessingTime(0)),
+            (Some(_), _) => PipelineClock::Test(ProcessingTime::from_millis(0)),
             (None, true) => PipelineClock::Wall,
             (None, false) => PipelineClock::Stopped,
         };
@@ -255,6 +257,7 @@ impl<B: Clone> Engine<B> {
             bundles: Bundles::default(),
             free_slots: pools.slots.clone(),
             pools,
+            redistributed: plan.redistributed(),
             clock: Clock::new(pipeline_clock),
             policy,
             last_timers: LAST_TIMERS,
@@ -299,6 +302,11 @@ impl<B: Clone> Engine<B> {
         stages.fold((0, 0), |(blocks, bytes), stage| {
             (blocks + stage.waiting() as u64, bytes + stage.pending_bytes)
         })
+    }
+
+    /// Timers that are set and have not fired.
+    pub fn timers_waiting(&self) -> u64 {
+        self.stages.values().map(|stage| stage.timers_waiting() as u64).sum()
     }
 
     /// Bundles running now.

@@ -144,6 +144,19 @@ impl<B> StageState<B> {
             }
     }
 
+    /// How many timers are set.
+    pub(super) fn timers_waiting(&self) -> usize {
+        match &self.queue {
+            Queue::Plain(_) => 0,
+            Queue::Keyed(queue) => queue.timers.len(),
+        }
+    }
+
+    /// Whether it has state or timers.
+    pub(super) fn is_keyed(&self) -> bool {
+        matches!(self.queue, Queue::Keyed(_))
+    }
+
     /// Whether no more input will come, residuals aside.
     pub(super) fn input_complete(&self) -> bool {
         self.input == EventTime::MAX
@@ -216,8 +229,8 @@ impl<B> StageState<B> {
         (!bundle.taken.is_empty()).then_some((bundle.taken, partitions))
     }
 
-    /// Takes timers that are to fire.
-    pub(super) fn take_timers(&mut self, now: ProcessingTime, one: bool) -> Option<Content<B>> {
+    /// Takes timers that are to fire, if there are many as a share for one of `slots`.
+    pub(super) fn take_timers(&mut self, now: ProcessingTime, one: bool, slots: usize) -> Option<Content<B>> {
         if self.side_inputs_missing > 0 {
             return None;
         }
@@ -225,7 +238,8 @@ impl<B> StageState<B> {
         let idle = self.in_flight == 0;
         let times = Times { watermark: self.watermark, now, idle, turn: queue.turn.take().filter(|_| idle) };
         let limit = if one { 1 } else { usize::MAX };
-        let due = queue.timers.take_due(times, &queue.locked, limit);
+        let shares = slots.saturating_sub(self.in_flight).max(1);
+        let due = queue.timers.take_due(times, &queue.locked, limit, shares);
         let mut partitions: Vec<_> = due.iter().map(|(_, partition)| *partition).collect();
         partitions.sort();
         partitions.dedup();

@@ -3,7 +3,7 @@
 //! A key's timers fire in the order of their time: a bundle gets, of each key, only those of the earliest
 //! time, since what they do may set or clear the others.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 
 use beam_model::time::{EventTime, ProcessingTime};
@@ -106,6 +106,8 @@ pub(super) struct Times {
 
 /// A bundle takes at most so many timers.
 const MAX_FIRING: usize = 10_000;
+/// Fewer than these are not shared out to several workers.
+const SHARED_OUT: usize = 200;
 
 #[derive(Default)]
 pub(super) struct Timers {
@@ -127,6 +129,11 @@ struct Place {
 }
 
 impl Timers {
+    /// How many are set.
+    pub(super) fn len(&self) -> usize {
+        self.set.len()
+    }
+
     /// The output watermark must not pass this.
     pub(super) fn hold(&self) -> EventTime {
         self.holds.earliest()
@@ -139,7 +146,7 @@ impl Timers {
         let fire = EventTime(now.millis().checked_add(1)?);
         let later = self.queue.range(Place { kind, fire, set: 0, partition: Partition(0) }..);
         let (place, _) = later.take_while(|(place, _)| place.kind == kind).next()?;
-        Some(ProcessingTime(place.fire.millis()))
+        Some(ProcessingTime::from_millis(place.fire.millis()))
     }
 
     /// Until this event time some timer may still need the state of its window.
@@ -253,18 +260,27 @@ impl Timers {
     }
 
     /// Takes out what is to fire next: timers of one kind, of keys that no bundle has, at most `limit`.
-    /// With each comes its partition. They hold the watermark until [`Timers::fired`].
+    /// With each comes its partition. They hold the watermark until [`Timers::fired`]. Of many event-time timers one of
+    /// so many `shares` of their partitions is taken.
     pub(super) fn take_due(
         &mut self,
         times: Times,
         locked: &HashSet<Partition>,
         limit: usize,
+        shares: usize,
     ) -> Vec<(Timer, Partition)> {
         let Some(kind) = self.kind_due(times) else { return Vec::new() };
-        let due = match times.turn.filter(|_| kind == TimerKind::ProcessingTime) {
+        let mut due = match times.turn.filter(|_| kind == TimerKind::ProcessingTime) {
             Some(turn) => self.due_in(turn, times.now, locked, limit.min(MAX_FIRING)),
             None => self.due(kind, times, locked, limit.min(MAX_FIRING)),
         };
+        // Those of other kinds wait until nothing of the stage runs.
+        if kind == TimerKind::EventTime && due.len() >= SHARED_OUT && shares > 1 {
+            let partition = |id: &TimerId| self.set.get(id).map(|(place, _)| place.partition);
+            let all: BTreeSet<_> = due.iter().filter_map(partition).collect();
+            let share: BTreeSet<_> = all.iter().take(all.len().div_ceil(shares)).copied().collect();
+            due.retain(|id| partition(id).is_some_and(|partition| share.contains(&partition)));
+        }
         due.into_iter()
             .filter_map(|id| {
                 let (place, timer) = self.set.remove(&id)?;

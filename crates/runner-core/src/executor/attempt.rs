@@ -8,11 +8,13 @@ use std::time::Duration;
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 
 use super::collectors::compute;
 use super::merging::{self, MergedInput, Merger};
 use super::outputs::{ByCollection, Outputs};
 use super::splits::{Input, Split};
+use super::spread::Spread;
 use super::state::StageState;
 use super::{FaultInjection, Progress, Report, late, timers, with_user_names};
 use crate::engine::{Attempt, Block, BundleId, EngineEvent, MAX_ATTEMPTS, Partition, Timer, TimerChange};
@@ -66,6 +68,7 @@ pub(super) struct Run {
     pub(super) input: Arc<Input>,
     pub(super) content: Content,
     pub(super) state: Arc<StageState>,
+    pub(super) spread: Arc<Spread>,
     pub(super) inject: FaultInjection,
     pub(super) requests: BundleRequests,
     /// The other end of `requests`.
@@ -138,6 +141,7 @@ impl Run {
             side_inputs_version: self.side_inputs_version,
         };
         let result = self.attend(stage, workers.stage.process(bundle), splits).await;
+        let answered = Instant::now();
         let mut result = result.map_err(|fault| (locate(fault, stage, self.attempt), Vec::new()))?;
         result.monitoring_infos.retain(|info| stage.counts(info));
         if self.inject == FaultInjection::FirstAttempts && self.attempt == Attempt(1) {
@@ -154,7 +158,10 @@ impl Run {
             residuals.extend(given_back.into_iter().map(|block| (block, Duration::ZERO)));
         }
         let set = outputs.take_timers();
-        let outputs = compute(self.storage.as_ref(), 0, move || outputs.take()).await.map_err(failed)?;
+        let (spread, storage) = (self.spread.clone(), self.storage.clone());
+        let outputs_plan = plan.clone();
+        let taken = move || spread.cut(&outputs_plan, outputs.take()?, storage.as_ref());
+        let outputs = compute(self.storage.as_ref(), 0, taken).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
             timers.extend(timers::changes(keyed, set).map_err(failed)?);
@@ -163,6 +170,9 @@ impl Run {
             result.monitoring_infos.extend(dropped.monitoring_infos(&keyed.transform));
         }
         let (state, cache) = (self.state.user.clone(), self.state.cache.clone());
+        for (_, delay) in &mut residuals {
+            *delay = delay.saturating_sub(answered.elapsed());
+        }
         Ok(Done { outputs, residuals, timers, state, cache, result })
     }
 

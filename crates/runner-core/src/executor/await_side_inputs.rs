@@ -37,7 +37,7 @@ impl AwaitSideInputs {
     pub(super) async fn run(self, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut waiting = Waiting::new(self.storage.as_ref());
         let mut mapped = vec![Mapped::new(); self.side_inputs.len()];
-        while let Some(Ask { what, views }) = asks.recv().await {
+        while let Some(Ask { what, views, .. }) = asks.recv().await {
             if let What::Add(blocks, _) = what {
                 let (plan, input, storage) = (self.plan.clone(), self.input, self.storage.clone());
                 waiting = compute(self.storage.as_ref(), size(&blocks), move || {

@@ -6,7 +6,6 @@ use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use beam_model::time::{EventTime, ProcessingTime};
-use bytes::Bytes;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -15,6 +14,7 @@ use super::handed_out::HandedOut;
 use super::{Progress, Report, may_wait};
 use crate::engine::{Block, Collected, EngineEvent};
 use crate::fault::Fault;
+use crate::meters::{Collecting, Meters};
 use crate::metrics::Dropped;
 use crate::plan::{Collection, CollectionId, ExecutionPlan, Grouping, Merging, Node, NodeId};
 use crate::ports::{JobBundleFactory, Storage, StoredBlock};
@@ -35,10 +35,12 @@ pub(super) type LiveViews = HashMap<CollectionId, Arc<Snapshot>>;
 pub(super) struct Collector {
     // Unbounded, but every block in it is an output that is in the storage already.
     inbox: mpsc::UnboundedSender<Ask>,
+    meters: Arc<Meters>,
 }
 
 pub(super) struct Ask {
     pub(super) what: What,
+    _collecting: Collecting,
     /// What the side inputs have that the node waits for.
     pub(super) views: LiveViews,
 }
@@ -50,25 +52,29 @@ pub(super) enum What {
 
 impl Collector {
     pub(super) fn ask(&self, what: What, views: LiveViews) {
+        let bytes = if let What::Add(blocks, _) = &what { size(blocks) } else { 0 };
+        let _collecting = Collecting::new(&self.meters, bytes);
         // If the task is gone it has reported why.
-        let _ = self.inbox.send(Ask { what, views });
+        let _ = self.inbox.send(Ask { what, _collecting, views });
     }
 }
 
 /// Where to send the elements of a side input.
 pub(super) struct SideInputCollector {
     inbox: mpsc::UnboundedSender<AskSideInput>,
+    meters: Arc<Meters>,
 }
 
 enum AskSideInput {
-    Add(Vec<Block<StoredBlock>>),
+    Add(Vec<Block<StoredBlock>>, Collecting),
     Advance(EventTime),
     Seal,
 }
 
 impl SideInputCollector {
     pub(super) fn add(&self, blocks: Vec<Block<StoredBlock>>) {
-        let _ = self.inbox.send(AskSideInput::Add(blocks));
+        let collecting = Collecting::new(&self.meters, size(&blocks));
+        let _ = self.inbox.send(AskSideInput::Add(blocks, collecting));
     }
 
     pub(super) fn advance(&self, watermark: EventTime) {
@@ -135,7 +141,7 @@ impl Collectors {
                 | Node::Flatten { .. }
                 | Node::Redistribute { .. } => return None,
             }
-            Some(Collector { inbox })
+            Some(Collector { inbox, meters: self.progress.meters.clone() })
         };
         if let Entry::Vacant(vacant) = self.collectors.entry(node) {
             vacant.insert(start(tasks)?);
@@ -166,7 +172,7 @@ impl Collectors {
                     tasks.spawn(report_failure(reports.clone(), task));
                 }
             }
-            SideInputCollector { inbox }
+            SideInputCollector { inbox, meters: self.progress.meters.clone() }
         })
     }
 }
@@ -186,12 +192,12 @@ pub(super) async fn compute<T: Send + 'static>(
     bytes: u64,
     work: impl FnOnce() -> Result<T, Fault> + Send + 'static,
 ) -> Result<T, Fault> {
-    if !may_wait(storage, bytes) {
+    if !may_wait(storage, bytes, bytes) {
         return work();
     }
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
-        Err(error) => Err(Fault::runner(format!("grouping elements broke off: {error}"))),
+        Err(error) => Err(Fault::runner(format!("work on a thread of its own broke off: {error}"))),
     }
 }
 
@@ -215,28 +221,29 @@ impl Group {
     async fn run(self, mut groups: GroupByKey, mut asks: mpsc::UnboundedReceiver<Ask>) -> Result<(), Fault> {
         let mut total = 0;
         let mut counted = Dropped::default();
-        while let Some(Ask { what, .. }) = asks.recv().await {
+        while let Some(Ask { what, _collecting, .. }) = asks.recv().await {
             let bounded = self.grouping.bounded;
             let complete = matches!(what, What::Advance(EventTime::MAX, _));
             let bytes = if let What::Add(blocks, _) = &what { size(blocks) } else { 0 };
             total += bytes;
             // Windows of bounded input are merged once, when all are known.
             if complete && bounded {
-                self.merge_windows(&mut groups).await?;
+                groups = self.merge_windows(groups, total).await?;
             }
             groups = compute(self.storage.as_ref(), bytes, move || {
-                take_in(&mut groups, bounded, what)?;
+                take_in(&mut groups, what)?;
                 Ok(groups)
             })
             .await?;
             if !bounded {
-                self.merge_windows(&mut groups).await?;
+                groups = self.merge_windows(groups, bytes).await?;
             }
             // Bounded input has no pane before all is there.
             let panes = complete || !bounded;
             let dropped = groups.dropped();
             self.count(std::mem::replace(&mut counted, dropped), dropped);
-            if !self.hand_out(&mut groups, if complete { total } else { bytes }, panes).await? {
+            let bytes = if complete && bounded { total } else { groups.fired_bytes() };
+            if !self.hand_out(&mut groups, bytes, panes).await? {
                 return Ok(());
             }
         }
@@ -251,16 +258,26 @@ impl Group {
         }
     }
 
-    /// Has the SDK merge what only it can.
-    async fn merge_windows(&self, groups: &mut GroupByKey) -> Result<(), Fault> {
-        let Merging::BySdk(stage) = &self.grouping.merging else { return Ok(()) };
-        let sets = groups.windows_to_merge()?;
+    /// Has the SDK merge what only it can. `bytes`: how much is to be looked through for that.
+    async fn merge_windows(&self, mut groups: GroupByKey, bytes: u64) -> Result<GroupByKey, Fault> {
+        let Merging::BySdk(stage) = &self.grouping.merging else { return Ok(groups) };
+        let storage = self.storage.as_ref();
+        let (mut groups, sets) = compute(storage, bytes, move || {
+            let sets = groups.windows_to_merge()?;
+            Ok((groups, sets))
+        })
+        .await?;
         if sets.is_empty() {
-            return Ok(());
+            return Ok(groups);
         }
         let factory = self.workers.stage(stage.spec.clone());
         let window_coder = &self.grouping.window_coder;
-        groups.merge_windows(merge_windows::merge(stage, factory.as_ref(), window_coder, sets).await?)
+        let answers = merge_windows::merge(stage, factory.as_ref(), window_coder, sets).await?;
+        compute(storage, bytes, move || {
+            groups.merge_windows(answers)?;
+            Ok(groups)
+        })
+        .await
     }
 
     /// Reports the panes that have fired, and that this is all for now. False if nobody listens any more.
@@ -316,29 +333,15 @@ fn store(pane: Pane, storage: &dyn Storage) -> Result<StoredBlock, Fault> {
     })
 }
 
-fn take_in(groups: &mut GroupByKey, bounded: bool, what: What) -> Result<(), Fault> {
+fn take_in(groups: &mut GroupByKey, what: What) -> Result<(), Fault> {
     match what {
-        // What a bundle has made is added as a whole: triggers are asked once for all of it.
-        What::Add(blocks, now) if !bounded => groups.add(&joined(&blocks)?, now),
-        What::Add(blocks, now) => {
-            blocks.into_iter().try_for_each(|block| groups.add(&block.data.read()?, now))
-        }
+        // Each is gone when it has been read.
+        What::Add(blocks, now) => groups.add_all(blocks.into_iter().map(|block| block.data.read()), now),
         What::Advance(watermark, now) => {
             groups.advance_processing_time(now)?;
             groups.advance_watermark(watermark)
         }
     }
-}
-
-fn joined(blocks: &[Block<StoredBlock>]) -> Result<Bytes, Fault> {
-    if let [only] = blocks {
-        return only.data.read();
-    }
-    let mut joined = Vec::with_capacity(usize::try_from(size(blocks)).unwrap_or_default());
-    for block in blocks {
-        joined.extend_from_slice(&block.data.read()?);
-    }
-    Ok(joined.into())
 }
 
 async fn collect_side_input(
@@ -349,7 +352,7 @@ async fn collect_side_input(
     reports: mpsc::Sender<Report>,
 ) -> Result<(), Fault> {
     let mut total = 0;
-    while let Some(AskSideInput::Add(blocks)) = asks.recv().await {
+    while let Some(AskSideInput::Add(blocks, _collecting)) = asks.recv().await {
         total += size(&blocks);
         builder = compute(storage.as_ref(), size(&blocks), move || {
             blocks.into_iter().try_for_each(|block| builder.add(&block.data))?;
@@ -372,7 +375,7 @@ async fn collect_live_side_input(
 ) -> Result<(), Fault> {
     while let Some(ask) = asks.recv().await {
         match ask {
-            AskSideInput::Add(blocks) => {
+            AskSideInput::Add(blocks, _collecting) => {
                 live = compute(storage.as_ref(), size(&blocks), move || {
                     live.add(blocks.iter().map(|block| &block.data))?;
                     Ok(live)

@@ -14,6 +14,7 @@ mod merging;
 mod outputs;
 mod progress;
 mod splits;
+mod spread;
 mod state;
 mod test_stream;
 mod timers;
@@ -36,11 +37,11 @@ use tokio::time::{Instant, MissedTickBehavior};
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
-use crate::meters::WaitingShare;
+use crate::meters::{Load, WaitingShare};
 use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, StageBundleFactory, Storage,
-    StoredBlock,
+    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, Reservation,
+    StageBundleFactory, Storage, StoredBlock,
 };
 use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
@@ -48,10 +49,12 @@ use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
 use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
 use attempt::Content;
+use clock::Alarm;
 pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
 pub use progress::Progress;
 use progress::with_user_names;
+use spread::Spread;
 use test_stream::Player;
 use workers::StageWorkers;
 
@@ -63,6 +66,8 @@ const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
 const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// How often workers are asked for the metrics of their process; besides that, when the job ends.
 const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
+/// What a timer takes in memory, about: itself, its key and window, and its place among the others, in bytes.
+const TIMER_BYTES: u64 = 512;
 /// Results that may wait for the engine; who has more waits.
 const EVENT_QUEUE: usize = 1024;
 
@@ -141,6 +146,7 @@ pub async fn run(execution: Execution) -> Outcome {
         engine,
         reports,
         stages,
+        spread: Arc::new(Spread::new(&plan)),
         side_inputs: state::Views::default(),
         live: LiveViews::new(),
         states: HashMap::new(),
@@ -154,6 +160,7 @@ pub async fn run(execution: Execution) -> Outcome {
         tasks,
         finalizers: JoinSet::new(),
         waiting: WaitingShare::new(execution.progress.meters.clone()),
+        timers: execution.storage.budget().reserve(0),
         execution,
     };
     job.run(inbox).await
@@ -162,11 +169,12 @@ pub async fn run(execution: Execution) -> Outcome {
 /// So few bytes are dealt with where they are; handing them to another thread costs more.
 const INLINE_BYTES: u64 = 64 << 10;
 
-/// Whether taking in so many bytes, or reading them, may keep a thread for long: there are many of them, or they may have to go
-/// to a disk or come from one.
-fn may_wait(storage: &dyn Storage, bytes: u64) -> bool {
+/// Whether taking in so many bytes, or reading them, may keep a thread for long: many of them have to be looked at, or they may
+/// have to go to a disk or come from one.
+fn may_wait(storage: &dyn Storage, looked_at: u64, bytes: u64) -> bool {
     let budget = storage.budget();
-    bytes > INLINE_BYTES || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit()
+    let short = || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit();
+    looked_at > INLINE_BYTES || (storage.waits() && short())
 }
 
 /// What a successful attempt said and did, besides what the engine knows.
@@ -184,6 +192,7 @@ struct Job {
     player: Option<Player>,
     reports: mpsc::Sender<Report>,
     stages: BTreeMap<NodeId, StageWorkers>,
+    spread: Arc<Spread>,
     side_inputs: state::Views,
     /// Those of them that go on changing, as they are now.
     live: LiveViews,
@@ -201,7 +210,7 @@ struct Job {
     /// What they are to process, and on whom.
     inputs: HashMap<BundleId, (Arc<splits::Input>, Arc<dyn StageBundleFactory>)>,
     /// When the engine wants to be woken.
-    wake: Option<Instant>,
+    wake: Option<Alarm>,
     began: Instant,
     /// The last wish that the engine has been told.
     granted: Wish,
@@ -209,6 +218,8 @@ struct Job {
     tasks: JoinSet<()>,
     finalizers: JoinSet<()>,
     waiting: WaitingShare,
+    /// For timers that are set. They stay in memory; others make room for them.
+    timers: Reservation,
 }
 
 impl Job {
@@ -225,7 +236,7 @@ impl Job {
                 self.last_worker_metrics(&outcome).await;
                 return outcome;
             }
-            let (wake, granted) = (self.wake, self.granted);
+            let granted = self.granted;
             next = tokio::select! {
                 // In the same order each time, what comes seldom first: none of it can keep the rest waiting.
                 biased;
@@ -235,7 +246,7 @@ impl Job {
                 }
                 Some(ended) = self.tasks.join_next() => broken_off(ended),
                 Some(_) = self.finalizers.join_next() => None,
-                () = at(wake) => {
+                () = rung(&mut self.wake) => {
                     self.execution.workers.waited_for_others();
                     self.wake = None;
                     Some(EngineEvent::Woken)
@@ -337,11 +348,13 @@ impl Job {
                 EngineAction::Expire { node, watermark } => self.expire(node, watermark),
                 EngineAction::TimersDropped { node, count } => self.timers_dropped(node, count),
                 EngineAction::NextTestStreamEvent => self.player.iter().for_each(Player::next),
-                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.instant(self.began, at)),
+                EngineAction::WakeAt { at } => self.wake = Some(self.execution.clock.alarm(self.began, at)),
             }
         }
         let (blocks, bytes) = self.engine.waiting();
-        self.waiting.set(blocks, bytes);
+        let (timers, running) = (self.engine.timers_waiting(), self.engine.bundles_in_flight() as u64);
+        self.waiting.set(Load { blocks, bytes, timers, running });
+        self.timers.resize(timers * TIMER_BYTES);
         None
     }
 
@@ -456,6 +469,7 @@ impl Job {
                 storage: self.execution.storage.clone(),
                 iterables: self.iterables.clone(),
             }),
+            spread: self.spread.clone(),
             inject: self.execution.inject,
             requests,
             control,
@@ -561,9 +575,8 @@ async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
     loop {
         watch.tick().await;
         if store.has_to_make_room() {
-            let store = store.clone();
-            let made = tokio::task::spawn_blocking(move || store.make_room()).await;
-            made.map_err(|error| Fault::runner(format!("making room broke off: {error}")))??;
+            let (storage, store) = (store.storage().clone(), store.clone());
+            collectors::compute(storage.as_ref(), 0, move || store.make_room()).await?;
         }
     }
 }
@@ -575,9 +588,9 @@ fn broken_off(ended: Result<(), JoinError>) -> Option<EngineEvent<StoredBlock>> 
     Some(EngineEvent::Failed(Fault::runner(message)))
 }
 
-async fn at(instant: Option<Instant>) {
-    match instant {
-        Some(instant) => tokio::time::sleep_until(instant).await,
+async fn rung(alarm: &mut Option<Alarm>) {
+    match alarm {
+        Some(alarm) => alarm.await,
         None => std::future::pending().await,
     }
 }

@@ -98,7 +98,14 @@ impl OutputReceiver for Outputs {
         Ok(taken)
     }
 
-    fn may_wait(&self, bytes: u64) -> bool {
-        may_wait(self.storage.as_ref(), bytes)
+    fn may_wait(&self, transform_id: &str, bytes: u64) -> bool {
+        let storage = self.storage.as_ref();
+        let collection = self.collection(transform_id).map(|id| &self.plan.collections[id.0]);
+        // What nobody looks at is only put somewhere.
+        let looked_at = match collection.is_ok_and(|it| !Cutter::looks_at(it, bytes, storage)) {
+            true => 0,
+            false => bytes,
+        };
+        may_wait(storage, looked_at, bytes)
     }
 }

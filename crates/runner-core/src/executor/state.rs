@@ -57,7 +57,7 @@ impl StateHandler for StageState {
     }
 
     fn may_wait(&self) -> bool {
-        may_wait(self.storage.as_ref(), 0)
+        may_wait(self.storage.as_ref(), 0, 0)
     }
 
     fn cache_tokens(&self, worker: &str) -> Vec<CacheToken> {

@@ -3,6 +3,7 @@
 mod live_side_inputs;
 mod merging;
 mod splits;
+mod spread;
 mod streaming;
 
 use std::collections::BTreeMap;

@@ -27,8 +27,10 @@ pub struct Meters {
     /// to the runner. Only of time in which the runner had something to do: not while all that could be done
     /// was done by other workers, or depended on time going on.
     pub worker_wait: Histogram,
-    /// What waits before stages for a worker.
+    /// What waits before stages for a worker, and what workers have.
     pub waiting: Waiting,
+    /// Bytes of elements that bundles have made, and that GroupByKeys and side inputs have not taken in yet.
+    pub collecting: Gauge,
 }
 
 /// One direction of the data plane.
@@ -53,6 +55,19 @@ pub struct Bundles {
 pub struct Waiting {
     pub blocks: Gauge,
     pub bytes: Gauge,
+    /// That are set and have not fired.
+    pub timers: Gauge,
+    /// Bundles that run: nobody waits for a worker for these any more.
+    pub running: Gauge,
+}
+
+/// What one job has, of each [`Waiting`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Load {
+    pub blocks: u64,
+    pub bytes: u64,
+    pub timers: u64,
+    pub running: u64,
 }
 
 /// Only ever grows.
@@ -83,26 +98,47 @@ impl Gauge {
 #[derive(Debug)]
 pub struct WaitingShare {
     meters: Arc<Meters>,
-    blocks: u64,
-    bytes: u64,
+    load: Load,
 }
 
 impl WaitingShare {
     pub fn new(meters: Arc<Meters>) -> Self {
-        Self { meters, blocks: 0, bytes: 0 }
+        Self { meters, load: Load::default() }
     }
 
     /// So much waits now.
-    pub fn set(&mut self, blocks: u64, bytes: u64) {
-        let waiting = &self.meters.waiting;
-        change(&waiting.blocks, &mut self.blocks, blocks);
-        change(&waiting.bytes, &mut self.bytes, bytes);
+    pub fn set(&mut self, load: Load) {
+        let (waiting, known) = (&self.meters.waiting, &mut self.load);
+        change(&waiting.blocks, &mut known.blocks, load.blocks);
+        change(&waiting.bytes, &mut known.bytes, load.bytes);
+        change(&waiting.timers, &mut known.timers, load.timers);
+        change(&waiting.running, &mut known.running, load.running);
     }
 }
 
 impl Drop for WaitingShare {
     fn drop(&mut self) {
-        self.set(0, 0);
+        self.set(Load::default());
+    }
+}
+
+/// So many bytes are [collected](Meters::collecting), until this is dropped.
+#[derive(Debug)]
+pub struct Collecting {
+    meters: Arc<Meters>,
+    bytes: u64,
+}
+
+impl Collecting {
+    pub fn new(meters: &Arc<Meters>, bytes: u64) -> Self {
+        change(&meters.collecting, &mut 0, bytes);
+        Self { meters: meters.clone(), bytes }
+    }
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        change(&self.meters.collecting, &mut self.bytes, 0);
     }
 }
 

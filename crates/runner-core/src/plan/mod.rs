@@ -18,7 +18,7 @@ mod text;
 mod trigger;
 mod windows;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -85,6 +85,21 @@ impl ExecutionPlan {
             | Node::Redistribute { .. }
             | Node::AwaitSideInputs { .. } => None,
         })
+    }
+
+    /// What a Redistribute (Reshuffle) reads or makes: whoever asks for one wants all workers to work on that, however
+    /// little it is.
+    pub fn redistributed(&self) -> BTreeSet<CollectionId> {
+        let of = |node: &Node| match node {
+            Node::Redistribute { input, output } => vec![*input, *output],
+            Node::Impulse { .. }
+            | Node::TestStream(_)
+            | Node::Stage(_)
+            | Node::GroupByKey { .. }
+            | Node::Flatten { .. }
+            | Node::AwaitSideInputs { .. } => Vec::new(),
+        };
+        self.nodes.iter().flat_map(of).collect()
     }
 }
 

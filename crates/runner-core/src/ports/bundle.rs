@@ -158,9 +158,9 @@ pub trait OutputReceiver: Send + Sync {
     /// Timers that the bundle set or cleared, in the order in which it did. An error ends the bundle.
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault>;
 
-    /// Whether receiving so many bytes now may take long, e.g. because others have to be written to a disk first. That is to be
-    /// done where it holds up nobody but the bundle's worker.
-    fn may_wait(&self, _bytes: u64) -> bool {
+    /// Whether receiving so many bytes of the sink `transform_id` now may take long, e.g. because others have to be written to a
+    /// disk first, or because each element is looked at. That is to be done where it holds up nobody but the bundle's worker.
+    fn may_wait(&self, _transform_id: &str, _bytes: u64) -> bool {
         false
     }
 

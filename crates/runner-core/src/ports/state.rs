@@ -100,8 +100,8 @@ pub trait StateHandler: Send + Sync {
     fn append(&self, key: &StateKey, data: Bytes) -> Result<(), Fault>;
     fn clear(&self, key: &StateKey) -> Result<(), Fault>;
 
-    /// Whether an answer may take long now, e.g. because it is read from a disk. That is to be done where it holds up nobody
-    /// but the bundle's worker.
+    /// Whether an answer may take long now, e.g. because it is read from a disk, or the bundle's input may. That is to be done
+    /// where it holds up nobody but the bundle's worker.
     fn may_wait(&self) -> bool {
         false
     }

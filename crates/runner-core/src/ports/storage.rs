@@ -20,13 +20,25 @@ pub struct MemoryBudget {
     used: AtomicU64,
     peak: AtomicU64,
     spilled: AtomicU64,
+    writes: AtomicU64,
+    read_back: AtomicU64,
+    reads: AtomicU64,
     on_disk: AtomicU64,
 }
 
 impl MemoryBudget {
     pub fn new(limit: u64) -> Arc<Self> {
         let zero = || AtomicU64::new(0);
-        Arc::new(Self { limit, used: zero(), peak: zero(), spilled: zero(), on_disk: zero() })
+        Arc::new(Self {
+            limit,
+            used: zero(),
+            peak: zero(),
+            spilled: zero(),
+            writes: zero(),
+            read_back: zero(),
+            reads: zero(),
+            on_disk: zero(),
+        })
     }
 
     /// One that is never over.
@@ -53,6 +65,21 @@ impl MemoryBudget {
         self.spilled.load(Ordering::Relaxed)
     }
 
+    /// How often something was given away.
+    pub fn writes(&self) -> u64 {
+        self.writes.load(Ordering::Relaxed)
+    }
+
+    /// All that was ever read back, as it then was in memory; more than [`Self::spilled`] if some of it was read more than once.
+    pub fn read_back(&self) -> u64 {
+        self.read_back.load(Ordering::Relaxed)
+    }
+
+    /// How often something was read back.
+    pub fn reads(&self) -> u64 {
+        self.reads.load(Ordering::Relaxed)
+    }
+
     /// What is on disk now, as it is there: compressed.
     pub fn on_disk(&self) -> u64 {
         self.on_disk.load(Ordering::Relaxed)
@@ -69,9 +96,16 @@ impl MemoryBudget {
         reservation
     }
 
-    /// For a [`Storage`]: `bytes` of memory were given away.
+    /// For a [`Storage`]: `bytes` of memory were given away, all at once.
     pub fn count_spilled(&self, bytes: u64) {
         self.spilled.fetch_add(bytes, Ordering::Relaxed);
+        self.writes.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// For a [`Storage`]: `bytes` were read back, all at once.
+    pub fn count_read(&self, bytes: u64) {
+        self.read_back.fetch_add(bytes, Ordering::Relaxed);
+        self.reads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// For a [`Storage`]: so many bytes more are on disk.
@@ -227,6 +261,11 @@ pub trait Storage: Send + Sync {
     ///
     /// Errors: as [`Storage::put`].
     fn write(&self, data: &[u8]) -> Result<StoredBlock, Fault>;
+
+    /// Whether those who call this may have to wait for a disk.
+    fn waits(&self) -> bool {
+        true
+    }
 
     /// If the budget is over its limit, takes blocks out of memory until it is not, or none are left there. Those put in
     /// last go first: blocks are mostly read in the order in which they came.

@@ -2,22 +2,21 @@
 //! for them (`beam:coder:state_backed_iterable:v1` among their `Environment.capabilities`), its elements get a coder that
 //! has room for one. Groups without a token are encoded as ever.
 
-use beam_model::pipeline::is_bounded;
 use beam_model::urns::standard_coders;
 
 use super::splittable_pardo::coder;
 use crate::fault::Fault;
-use crate::graph::{PrimitiveKind, QueryablePipeline, main_input};
+use crate::graph::{Network, PrimitiveKind, QueryablePipeline, main_input};
 
 pub(super) fn back_by_state(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
+    // Nothing here changes who reads what.
+    let network = pipeline.network();
     for id in pipeline.primitives().to_vec() {
         if pipeline.kind(&id)? != PrimitiveKind::GroupByKey {
             continue;
         }
         let Some(output) = pipeline.transform(&id)?.outputs.values().next().cloned() else { continue };
-        if pipeline.pcollection(&output)?.is_bounded() == is_bounded::Enum::Unbounded
-            || !all_readers_know_tokens(pipeline, &output)?
-        {
+        if !all_readers_know_tokens(pipeline, &network, &output)? {
             continue;
         }
         if let Some(coder) = with_tokens(pipeline, &output)?
@@ -30,8 +29,11 @@ pub(super) fn back_by_state(pipeline: &mut QueryablePipeline) -> Result<(), Faul
 }
 
 /// Whether only workers read the PCollection, none as a side input, and each understands tokens.
-fn all_readers_know_tokens(pipeline: &QueryablePipeline, pcollection: &str) -> Result<bool, Fault> {
-    let network = pipeline.network();
+fn all_readers_know_tokens(
+    pipeline: &QueryablePipeline,
+    network: &Network,
+    pcollection: &str,
+) -> Result<bool, Fault> {
     let readers = network.consumers.get(pcollection).map(Vec::as_slice).unwrap_or_default();
     for (reader, tag) in readers {
         let reads_main_input = main_input(pipeline.transform(reader)?).is_some_and(|(main, _)| main == tag);

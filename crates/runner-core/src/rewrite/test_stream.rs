@@ -2,8 +2,11 @@
 //! PCollections it makes. Then it is given PCollections that are encoded so, and a worker transcodes
 //! them to those that the pipeline knows.
 
-use beam_model::pipeline::PCollection;
+use std::collections::BTreeSet;
+
+use beam_model::pipeline::{Coder, PCollection, TestStreamPayload};
 use beam_model::urns::standard_coders;
+use prost::Message;
 
 use super::splittable_pardo::coder;
 use super::transcode;
@@ -20,11 +23,39 @@ pub(super) fn transcode_outputs(pipeline: &mut QueryablePipeline) -> Result<(), 
     Ok(())
 }
 
+/// Go writes its elements with their PCollection's coder, which is a length prefix and a coder of its own, but names the
+/// latter in the payload. No other SDK gives PCollections a length prefix. The payload, as it should have been.
+fn with_the_prefix(
+    pipeline: &mut QueryablePipeline,
+    id: &str,
+    payload: TestStreamPayload,
+) -> Result<TestStreamPayload, Fault> {
+    let transform = pipeline.transform(id)?;
+    let made = transform.outputs.values().map(|output| Ok(pipeline.pcollection(output)?.coder_id.clone()));
+    let made = made.collect::<Result<BTreeSet<_>, Fault>>()?;
+    let Some(made) = made.first().filter(|_| made.len() == 1) else { return Ok(payload) };
+    let is_prefix = |coder: &&Coder| {
+        let urn = coder.spec.as_ref().map(|spec| spec.urn.as_str());
+        urn == Some(standard_coders::LENGTH_PREFIX)
+            && coder.component_coder_ids == [payload.coder_id.as_str()]
+    };
+    if pipeline.components.coders.get(made).filter(is_prefix).is_none() {
+        return Ok(payload);
+    }
+    let payload = TestStreamPayload { coder_id: made.clone(), ..payload };
+    let spec = pipeline.components.transforms.get_mut(id).and_then(|transform| transform.spec.as_mut());
+    if let Some(spec) = spec {
+        spec.payload = payload.encode_to_vec().into();
+    }
+    Ok(payload)
+}
+
 fn transcode_outputs_of(pipeline: &mut QueryablePipeline, id: &str) -> Result<(), Fault> {
     let transform = pipeline.transform(id)?.clone();
     let name = pipeline.name(id);
     let payload = test_stream_payload(&transform)
         .map_err(|error| Fault::runner(format!("{name}: its TestStreamPayload cannot be read: {error}")))?;
+    let payload = with_the_prefix(pipeline, id, payload)?;
     let elements = TestStreamElements::of(&payload.coder_id, &pipeline.components.coders);
     let travels = if elements.is_length_prefixed() {
         let prefixed = coder(standard_coders::LENGTH_PREFIX, [&payload.coder_id]);

@@ -10,9 +10,11 @@ use beam_model::urns::standard_p_transforms::primitives;
 
 use super::splittable_pardo::coder;
 use crate::fault::Fault;
-use crate::graph::{PrimitiveKind, QueryablePipeline};
+use crate::graph::{Network, PrimitiveKind, QueryablePipeline};
 
 pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
+    // What is put in between changes neither who makes what there is nor how many read it.
+    let network = pipeline.network();
     // Consumers first: what they want of a Flatten decides what it wants in turn.
     for id in pipeline.primitives().to_vec().iter().rev() {
         let transform = pipeline.transform(id)?.clone();
@@ -32,7 +34,7 @@ pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
             if pipeline.same_coder(has, &wanted) {
                 continue;
             }
-            if handed_on_to_one(pipeline, input)? {
+            if handed_on_to_one(pipeline, &network, input)? {
                 if let Some(pcollection) = pipeline.components.pcollections.get_mut(input) {
                     pcollection.coder_id.clone_from(&wanted);
                 }
@@ -46,8 +48,7 @@ pub(super) fn transcode(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
 
 /// Whether a runner transform makes the PCollection by handing elements on, and only one reads it. Its
 /// coder can then be the reader's: producers encode so at once, instead of twice.
-fn handed_on_to_one(pipeline: &QueryablePipeline, id: &str) -> Result<bool, Fault> {
-    let network = pipeline.network();
+fn handed_on_to_one(pipeline: &QueryablePipeline, network: &Network, id: &str) -> Result<bool, Fault> {
     let Some(producer) = network.producer.get(id) else { return Ok(false) };
     let hands_on = match pipeline.kind(producer)? {
         PrimitiveKind::Flatten | PrimitiveKind::Redistribute => true,

@@ -109,6 +109,11 @@ impl Cutter {
         collection.by_key || collection.timed || collection.grain == Grain::Element
     }
 
+    /// Whether it looks at the elements of a block of so many bytes.
+    pub fn looks_at(collection: &Collection, bytes: u64, storage: &dyn Storage) -> bool {
+        Self::parses(collection) || bytes > 2 * piece_bytes(storage)
+    }
+
     /// Adds a block of elements. May wait for a disk.
     ///
     /// Errors: as [`cut`].
@@ -119,9 +124,7 @@ impl Cutter {
         match collection.grain {
             Grain::Block if collection.by_key => return self.add_to_shares(collection, data, storage),
             Grain::Block => {
-                let size = storage.budget().limit() / PIECES_IN_BUDGET;
-                let size = size.clamp(PIECE_BYTES.0, PIECE_BYTES.1) as usize;
-                for data in pieces(collection, data, size)? {
+                for data in pieces(collection, data, piece_bytes(storage) as usize)? {
                     let hold = earliest(collection, &data)?;
                     let data = if data.len() < COPIED_BYTES { Bytes::copy_from_slice(&data) } else { data };
                     self.blocks.push(Block { hold, ..put(data, storage)? });
@@ -184,6 +187,10 @@ impl Cutter {
         }
         Ok(self.blocks)
     }
+}
+
+fn piece_bytes(storage: &dyn Storage) -> u64 {
+    (storage.budget().limit() / PIECES_IN_BUDGET).clamp(PIECE_BYTES.0, PIECE_BYTES.1)
 }
 
 /// A block as it is, or in pieces of whole elements if it is large.

@@ -123,6 +123,11 @@ impl StateStore {
         Ok(())
     }
 
+    /// What takes state that does not fit in memory.
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
     /// Whether there is an end to the memory.
     pub fn is_limited(&self) -> bool {
         self.storage.budget().limit() < u64::MAX

@@ -49,6 +49,11 @@ impl NativeRunner {
         let storage = DiskStorage::new(MemoryBudget::new(counted), &config.spill_dir)?;
         Ok(Self { bridge, config, storage: Arc::new(storage) })
     }
+
+    /// The memory that data of all jobs share.
+    pub fn memory(&self) -> &Arc<MemoryBudget> {
+        self.storage.budget()
+    }
 }
 
 #[async_trait]

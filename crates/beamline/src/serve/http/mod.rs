@@ -3,6 +3,8 @@
 mod exposition;
 mod metrics;
 
+use std::sync::Arc;
+
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -10,6 +12,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use fn_harness_bridge::FnHarnessBridge;
 use job_service::JobService;
+use runner_core::ports::MemoryBudget;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
@@ -21,6 +24,7 @@ const TEXT_FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 pub(super) struct Told {
     pub(super) jobs: JobService,
     pub(super) bridge: FnHarnessBridge,
+    pub(super) memory: Arc<MemoryBudget>,
 }
 
 /// Serves until `closed` says so.

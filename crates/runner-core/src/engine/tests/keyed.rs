@@ -1,5 +1,7 @@
 //! Stages by key: who may have a key when, and in which order timers fire.
 
+use std::collections::BTreeSet;
+
 use beam_model::coders::Coder;
 use bytes::Bytes;
 
@@ -24,7 +26,7 @@ fn keyed_plan(streaming: bool) -> Arc<ExecutionPlan> {
     plan.build()
 }
 
-fn keyed() -> KeyedStage {
+pub(super) fn keyed() -> KeyedStage {
     let family = |(index, kind): (usize, &TimerKind)| TimerFamily {
         id: format!("family{index}"),
         kind: *kind,
@@ -124,6 +126,28 @@ fn a_failed_bundle_keeps_its_keys() {
 }
 
 #[test]
+fn many_timers_are_shared_out_to_all_workers() {
+    let key = |n: u16| Box::leak(format!("{}{n}", char::from(b'a' + (n % 8) as u8)).into_boxed_str());
+    let timers = |count: u16| (0..count).map(|n| set(0, key(n), i64::from(n))).collect::<Vec<_>>();
+    let sizes = |actions: &[_]| fired(actions).iter().map(|(_, timers)| timers.len()).collect::<Vec<_>>();
+    let (_, few) = with_timers(timers(80));
+    assert_eq!(sizes(&few), [80]);
+    // Of eight partitions.
+    let (mut engine, actions) = with_timers(timers(800));
+    assert_eq!(sizes(&actions), [200; 4]);
+    let bundles = fired(&actions);
+    let of = |timers: &[Shown]| timers.iter().map(|timer| timer.1.as_bytes()[0]).collect::<BTreeSet<_>>();
+    let partitions: Vec<_> = bundles.iter().flat_map(|(_, timers)| of(timers)).collect();
+    assert_eq!(partitions, (b'a'..=b'h').collect::<Vec<_>>(), "no two bundles have a key at a time");
+    for (bundle, timers) in &bundles {
+        assert!(timers.is_sorted_by_key(|timer| timer.2), "they fire by time");
+        let actions = engine.step(NOW, done(*bundle, Vec::new()));
+        let over = bundle == &bundles[3].0;
+        assert_eq!(outcome(&actions).is_some(), over);
+    }
+}
+
+#[test]
 fn a_keys_timers_fire_by_time_and_all_keys_at_once() {
     let timers = vec![set(0, "a", 20), set(0, "b", 5), set(0, "a", 20), set(0, "c", 30)];
     let (mut engine, actions) = with_timers([timers, vec![TimerChange::Clear(id(0, "c"))]].concat());
@@ -187,7 +211,7 @@ fn a_timer_is_waited_for_while_another_keys_fires() {
     let actions = engine.step(NOW, first);
     let mut actions = engine.step(NOW, done(run(&actions), vec![set(1, "a", 10), set(1, "b", 20)]));
     for (key, at) in [("a", 10), ("b", 20)] {
-        let at = ProcessingTime(at);
+        let at = ProcessingTime::from_millis(at);
         let wakes =
             |action: &EngineAction<_>| matches!(action, EngineAction::WakeAt { at: time } if *time == at);
         assert!(actions.iter().any(wakes), "{actions:?}");
@@ -334,7 +358,7 @@ fn timers_that_end_at_some_time_all_fire_and_in_order() {
     // A turn later; the other timer of the same key is later still, and waits for it.
     let again = vec![set(1, "a", 20)];
     let actions = engine.step(NOW, done(bundles[0].0, again));
-    let wait = ProcessingTime(20);
+    let wait = ProcessingTime::from_millis(20);
     assert!(matches!(actions[..], [EngineAction::Commit { .. }, EngineAction::WakeAt { at }] if at == wait));
     let last = fires(&engine.step(wait, EngineEvent::Woken), "a");
     assert_eq!(outcome(&engine.step(wait, done(last, Vec::new()))).as_deref(), Some("done"));

@@ -45,10 +45,15 @@ fn timers(changes: Vec<TimerChange>) -> Timers {
 
 /// All of them: family, tag, window, when each is to fire, in the order in which they do.
 fn all(timers: &mut Timers) -> Vec<(usize, String, String, i64)> {
-    let times = Times { watermark: EventTime::MAX, now: ProcessingTime(i64::MAX), idle: true, turn: None };
+    let times = Times {
+        watermark: EventTime::MAX,
+        now: ProcessingTime::from_millis(i64::MAX),
+        idle: true,
+        turn: None,
+    };
     let mut all = Vec::new();
     loop {
-        let due = timers.take_due(times, &HashSet::new(), usize::MAX);
+        let due = timers.take_due(times, &HashSet::new(), usize::MAX, 1);
         if due.is_empty() {
             return all;
         }
@@ -91,10 +96,14 @@ fn what_is_set_for_the_end_of_a_window_or_later_follows_the_end() {
 fn a_moved_timer_fires_when_its_new_window_is_over_at_the_latest() {
     let beyond = 10 + LATENESS + 50;
     let mut timers = timers(vec![set(EVENT, "", 10, beyond), merge(&[10], 30)]);
-    let at =
-        |watermark| Times { watermark: EventTime(watermark), now: ProcessingTime(0), idle: true, turn: None };
-    assert!(timers.take_due(at(30 + LATENESS - 1), &HashSet::new(), 1).is_empty());
-    assert_eq!(timers.take_due(at(30 + LATENESS), &HashSet::new(), 1).len(), 1);
+    let at = |watermark| Times {
+        watermark: EventTime(watermark),
+        now: ProcessingTime::from_millis(0),
+        idle: true,
+        turn: None,
+    };
+    assert!(timers.take_due(at(30 + LATENESS - 1), &HashSet::new(), 1, 1).is_empty());
+    assert_eq!(timers.take_due(at(30 + LATENESS), &HashSet::new(), 1, 1).len(), 1);
 }
 
 #[test]
@@ -107,7 +116,7 @@ fn timers_in_processing_time_keep_it_and_expirations_end_with_their_window() {
         set(EXPIRATION, "", 30, 30 + LATENESS),
     ];
     let mut timers = timers(changes);
-    assert_eq!(timers.next_wake(ProcessingTime(0)), Some(ProcessingTime(1000)));
+    assert_eq!(timers.next_wake(ProcessingTime::from_millis(0)), Some(ProcessingTime::from_millis(1000)));
     let expected = [
         shown(PROCESSING, "", 30, 1000),
         shown(EXPIRATION, "", 30, 30 + LATENESS),

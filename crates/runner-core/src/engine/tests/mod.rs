@@ -6,6 +6,7 @@ mod merging_timers;
 mod properties;
 mod simulation;
 mod splits;
+mod spread;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use super::*;
 use crate::plan::testing::PlanBuilder;
 
-const NOW: ProcessingTime = ProcessingTime(0);
+const NOW: ProcessingTime = ProcessingTime::from_millis(0);
 
 type Names = Engine<&'static str>;
 
@@ -213,9 +214,12 @@ fn residuals_run_again_now_or_later() {
     let [EngineAction::Commit { .. }, EngineAction::WakeAt { at }] = actions[..] else {
         panic!("{actions:?}");
     };
-    assert_eq!(at, ProcessingTime(5_000));
-    let early = engine.step(ProcessingTime(4_999), EngineEvent::Woken);
-    assert!(matches!(early[..], [EngineAction::WakeAt { at: ProcessingTime(5_000) }]), "{early:?}");
+    assert_eq!(at, ProcessingTime::from_millis(5_000));
+    let early = engine.step(ProcessingTime::from_millis(4_999), EngineEvent::Woken);
+    assert!(
+        matches!(early[..], [EngineAction::WakeAt { at }] if at == ProcessingTime::from_millis(5_000)),
+        "{early:?}"
+    );
     let actions = engine.step(at, EngineEvent::Woken);
     assert_eq!(runs(&actions), [(1, BundleId(3), 1, vec!["rest"])]);
     assert!(engine.step(at, EngineEvent::Woken).is_empty(), "the same call again");

@@ -228,9 +228,9 @@ proptest! {
                 Op::Take { watermark, now, idle, locked, limit } => {
                     let over = watermark == EventTime::MAX && idle;
                     let turn = over.then_some(Turn { set_before: u64::MAX, last: false });
-                    let times = Times { watermark, now: ProcessingTime(now), idle, turn };
+                    let times = Times { watermark, now: ProcessingTime::from_millis(now), idle, turn };
                     let keys: HashSet<_> = locked.map(Partition).into_iter().collect();
-                    let taken = timers.take_due(times, &keys, limit);
+                    let taken = timers.take_due(times, &keys, limit, 2);
                     for (timer, partition) in &taken {
                         prop_assert_eq!(*partition, partition_of(timer));
                     }
@@ -246,7 +246,7 @@ proptest! {
             let earliest = of_event_time.map(|timer| timer.fire).min().unwrap_or(EventTime::MAX);
             prop_assert_eq!(timers.earliest_event_time(), earliest);
             let later = naive.of(TimerKind::ProcessingTime).map(|timer| timer.fire.millis()).filter(|at| *at > 15);
-            prop_assert_eq!(timers.next_wake(ProcessingTime(15)).map(ProcessingTime::millis), later.min());
+            prop_assert_eq!(timers.next_wake(ProcessingTime::from_millis(15)).map(ProcessingTime::millis), later.min());
         }
     }
 
@@ -278,7 +278,7 @@ proptest! {
                     }
                 }
                 StageOp::Fire if by_key => {
-                    if let Some(content) = stage.take_timers(ProcessingTime::MIN, false) {
+                    if let Some(content) = stage.take_timers(ProcessingTime::MIN, false, 2) {
                         stage.begin(&content);
                         running.push((content, stage.watermark()));
                     }
@@ -324,7 +324,7 @@ proptest! {
 
     #[test]
     fn the_clock_by_a_naive_model(tested in any::<bool>(), ops in clock_ops()) {
-        let pipeline = if tested { PipelineClock::Test(ProcessingTime(0)) } else { PipelineClock::Wall };
+        let pipeline = if tested { PipelineClock::Test(ProcessingTime::from_millis(0)) } else { PipelineClock::Wall };
         let mut plan = PlanBuilder::new();
         let impulse = plan.impulse();
         plan.stage(impulse, &[], 0);
@@ -334,12 +334,12 @@ proptest! {
         let (mut wall, mut test) = (0_i64, 0_i64);
         let (mut nodes, mut residuals, mut asked) = (Waits::new(), Vec::new(), None::<i64>);
         let mut back = 0;
-        engine.clock.set_wall(ProcessingTime(0));
+        engine.clock.set_wall(ProcessingTime::from_millis(0));
         for op in ops {
             match op {
                 ClockOp::Wall(to) => {
                     wall = wall.max(to);
-                    engine.clock.set_wall(ProcessingTime(to));
+                    engine.clock.set_wall(ProcessingTime::from_millis(to));
                 }
                 ClockOp::Test(by) => {
                     test += by;
@@ -347,7 +347,7 @@ proptest! {
                 }
                 ClockOp::NodeWaits(node, until) => {
                     let now = if tested { test } else { wall };
-                    engine.clock.node_waits(NodeId(node), until.map(ProcessingTime));
+                    engine.clock.node_waits(NodeId(node), until.map(ProcessingTime::from_millis));
                     match until.filter(|until| *until > now) {
                         Some(until) => nodes.insert(NodeId(node), until),
                         None => nodes.remove(&NodeId(node)),
@@ -365,7 +365,7 @@ proptest! {
                 }
             }
             let now = if tested { test } else { wall };
-            prop_assert_eq!(engine.clock.now(), ProcessingTime(now));
+            prop_assert_eq!(engine.clock.now(), ProcessingTime::from_millis(now));
             engine.changed.clear();
             engine.time_has_come();
             let due: Vec<_> = nodes.iter().filter(|(_, at)| **at <= now).map(|(node, _)| *node).collect();

@@ -3,7 +3,7 @@
 use super::*;
 use crate::plan::EnvironmentIndex;
 
-const AFTER: ProcessingTime = ProcessingTime(100);
+const AFTER: ProcessingTime = ProcessingTime::from_millis(100);
 
 /// The bundles that are asked to split, and how much they are to keep.
 fn asked(actions: &[EngineAction<&'static str>]) -> Vec<(BundleId, f64)> {
@@ -36,9 +36,15 @@ fn what_is_given_back_is_a_bundle_at_once_and_each_is_tried_again_by_itself() {
     let (builder, output) = one_stage();
     let (mut engine, actions) = start(builder.build(), 2, BundlePolicy::DEFAULT);
     assert_eq!(run(&actions), BundleId(1));
-    assert!(asked(&engine.step(ProcessingTime(99), EngineEvent::Woken)).is_empty(), "it has just begun");
+    assert!(
+        asked(&engine.step(ProcessingTime::from_millis(99), EngineEvent::Woken)).is_empty(),
+        "it has just begun"
+    );
     assert_eq!(asked(&engine.step(AFTER, EngineEvent::Woken)), [(BundleId(1), 0.5)]);
-    assert!(asked(&engine.step(ProcessingTime(9_000), EngineEvent::Woken)).is_empty(), "it has not answered");
+    assert!(
+        asked(&engine.step(ProcessingTime::from_millis(9_000), EngineEvent::Woken)).is_empty(),
+        "it has not answered"
+    );
 
     let actions = engine.step(AFTER, split(&["a", "b"], &["c"]));
     assert_eq!(runs(&actions), [(1, BundleId(2), 1, vec!["c"])]);
@@ -75,10 +81,13 @@ fn who_has_nothing_to_give_is_asked_less_and_less_often() {
     let mut at = 100;
     for wait in [200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
         // Two are idle: it is to keep a third.
-        assert_eq!(asked(&engine.step(ProcessingTime(at), EngineEvent::Woken)), [(BundleId(1), 1.0 / 3.0)]);
-        let actions = engine.step(ProcessingTime(at), answered(false));
+        assert_eq!(
+            asked(&engine.step(ProcessingTime::from_millis(at), EngineEvent::Woken)),
+            [(BundleId(1), 1.0 / 3.0)]
+        );
+        let actions = engine.step(ProcessingTime::from_millis(at), answered(false));
         let [EngineAction::WakeAt { at: next }] = actions[..] else { panic!("{actions:?}") };
-        assert_eq!(next, ProcessingTime(at + wait));
+        assert_eq!(next, ProcessingTime::from_millis(at + wait));
         at += wait;
     }
 }

@@ -125,7 +125,8 @@ fn elements_travel_so_that_they_tell_their_end() {
         ("kv_int", "kv_int", b"\x01a\x05", 0, b"\x01a\x05"),
         ("prefixed", "prefixed", b"\x02ab", 0, b"\x02ab"),
         ("sdk", "sdk", b"ab", 0, b"\x02ab"),
-        ("sdk", "prefixed", b"ab", 0, b"\x02ab"),
+        // As Go has it.
+        ("sdk", "prefixed", b"\x02ab", 0, b"\x02ab"),
         ("sdk", "kv_int", b"ab", 1, b"\x02ab"),
         ("text", "text", b"ab", 1, b"\x02ab"),
         ("kv_text", "kv_text", b"\x05ab", 1, b"\x03\x05ab"),

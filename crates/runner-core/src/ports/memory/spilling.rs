@@ -49,6 +49,7 @@ impl StoredContent for OnDisk {
     }
 
     fn read(&self) -> Result<Bytes, Fault> {
+        self.budget.count_read(self.data.len() as u64);
         Ok(Bytes::copy_from_slice(&self.data))
     }
 }

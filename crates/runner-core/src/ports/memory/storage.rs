@@ -40,6 +40,10 @@ impl Storage for MemoryStorage {
         Ok(StoredBlock::in_memory(Bytes::copy_from_slice(data)))
     }
 
+    fn waits(&self) -> bool {
+        false
+    }
+
     fn make_room(&self) -> Result<(), Fault> {
         Ok(())
     }

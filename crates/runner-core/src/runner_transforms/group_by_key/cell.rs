@@ -9,6 +9,9 @@ use super::trigger::{Machine, State, When};
 use super::values::Values;
 use crate::plan::{AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, OutputTime};
 
+/// What a cell takes besides its values: itself, its window, and its places in the index.
+const CELL_OVERHEAD: usize = size_of::<Cell>() + 320;
+
 /// One key and window.
 #[derive(Debug, Default)]
 pub(super) struct Cell {
@@ -27,7 +30,7 @@ pub(super) struct Cell {
     panes: Panes,
     /// Made with the first evaluation, so that what has only just come has no say in merging.
     trigger: Option<Machine>,
-    /// Waits for evaluation at the end of the block.
+    /// Its place in the index is to be looked at again, at the end of the block at the latest.
     pub(super) touched: bool,
     /// Where the index has this cell.
     pub(super) entry: Entry,
@@ -81,6 +84,20 @@ impl Cell {
         }
     }
 
+    /// Whether the trigger wants a pane now.
+    pub(super) fn is_ready(&mut self, rules: &Rules, when: &When) -> bool {
+        self.informed_trigger(rules, when).should_fire(when)
+    }
+
+    /// The trigger, which has been told of all elements.
+    fn informed_trigger(&mut self, rules: &Rules, when: &When) -> &mut Machine {
+        let trigger = self.trigger.get_or_insert_with(|| rules.trigger.clone());
+        if self.untold > 0 {
+            trigger.add(std::mem::take(&mut self.untold), when);
+        }
+        trigger
+    }
+
     /// Decides whether a pane fires now. `expires`: this is the last chance.
     pub(super) fn fire(
         &mut self,
@@ -92,10 +109,7 @@ impl Cell {
         if self.is_closed() {
             return None;
         }
-        let trigger = self.trigger.get_or_insert_with(|| rules.trigger.clone());
-        if self.untold > 0 {
-            trigger.add(std::mem::take(&mut self.untold), when);
-        }
+        let trigger = self.informed_trigger(rules, when);
         let ready = trigger.should_fire(when);
         if ready {
             trigger.fire(when);
@@ -111,15 +125,21 @@ impl Cell {
         (self.new_values > 0 || on_time || closing).then_some(pane)
     }
 
-    /// The pane has been handed on.
-    pub(super) fn fired(&mut self, pane: PaneInfo, mode: AccumulationMode) {
+    /// About how many bytes of memory it takes.
+    pub(super) fn memory(&self) -> usize {
+        CELL_OVERHEAD + self.values.memory()
+    }
+
+    /// The pane is handed on, with these values.
+    pub(super) fn fired(&mut self, pane: PaneInfo, mode: AccumulationMode) -> Values {
         self.panes.fired(pane);
         self.new_values = 0;
         self.time = None;
         self.on_time = false;
         if pane.is_last || mode == AccumulationMode::Discarding {
-            self.values = Values::default();
+            return std::mem::take(&mut self.values);
         }
+        self.values.clone()
     }
 
     /// The event time of the next pane.

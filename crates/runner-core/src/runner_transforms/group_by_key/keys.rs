@@ -23,7 +23,12 @@ pub(super) struct Keys {
     slots: Vec<Option<Keyed>>,
     free: Vec<usize>,
     ids: HashMap<Arc<[u8]>, KeyId>,
+    /// Bytes of memory that they take without their windows.
+    memory: usize,
 }
+
+/// What a key takes besides its bytes: its slot, its place among the ids, and its buffer's own head.
+const KEY_OVERHEAD: usize = 160;
 
 impl Keys {
     pub(super) fn id(&mut self, key: &[u8]) -> KeyId {
@@ -42,8 +47,23 @@ impl Keys {
                 self.slots.len() - 1
             }
         };
+        self.memory += KEY_OVERHEAD + key.len();
         self.ids.insert(key, KeyId(slot));
         KeyId(slot)
+    }
+
+    /// Bytes of memory that they take, without their windows.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
+    /// All that they have.
+    pub(super) fn windows(&self) -> impl Iterator<Item = (&Window, &Cell)> {
+        self.slots.iter().flatten().flat_map(|keyed| &keyed.windows)
+    }
+
+    pub(super) fn windows_mut(&mut self) -> impl Iterator<Item = (&Window, &mut Cell)> {
+        self.slots.iter_mut().flatten().flat_map(|keyed| &mut keyed.windows)
     }
 
     pub(super) fn get(&self, id: KeyId) -> Option<&Keyed> {
@@ -59,6 +79,7 @@ impl Keys {
         if let Some(slot) = self.slots.get_mut(id.0)
             && let Some(keyed) = slot.take_if(|keyed| keyed.windows.is_empty())
         {
+            self.memory -= KEY_OVERHEAD + keyed.key.len();
             self.ids.remove(&keyed.key);
             self.free.push(id.0);
         }

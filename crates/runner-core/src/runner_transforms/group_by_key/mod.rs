@@ -7,14 +7,20 @@
 //! trigger; early results of what ends anyway would be worth nothing.
 //! [`unbounded`] follows triggers: a [`cell`] for each key and window has the values, the state of its
 //! [`trigger`] and the number of its [`pane`]; [`index`] knows which cells are due; [`sessions`] says
-//! which windows merge.
+//! which windows merge. What has [`fired`] is put together as it is taken.
+//!
+//! Both keep to the memory that there is ([`room`]). Of unbounded input, [`buffers`] says what of all that there is takes memory,
+//! and [`frames`] have values on disk.
 
 mod bounded;
+mod buffers;
 mod cell;
 mod fired;
+mod frames;
 mod index;
 mod keys;
 mod pane;
+mod room;
 mod sessions;
 mod trigger;
 mod unbounded;
@@ -36,6 +42,8 @@ use crate::metrics::Dropped;
 use crate::plan::{Grain, Grouping};
 use crate::ports::Storage;
 use bounded::{Blocks, Bounded};
+use fired::{FiredBlocks, Of};
+use room::Room;
 pub(crate) use sessions::merge_sessions;
 use unbounded::Unbounded;
 
@@ -50,7 +58,6 @@ pub type Merged = HashMap<Window, Window>;
 
 /// A GroupByKey that takes in elements.
 pub struct GroupByKey {
-    name: String,
     input: Input,
 }
 
@@ -70,11 +77,12 @@ impl GroupByKey {
         iterables: Option<Arc<Iterables>>,
     ) -> Self {
         let input = if grouping.bounded {
-            Input::Bounded(Box::new(Bounded::new(grouping, name.clone(), storage, iterables)))
+            Input::Bounded(Box::new(Bounded::new(grouping, name, storage, iterables)))
         } else {
-            Input::Unbounded(Box::new(Unbounded::new(grouping)))
+            let of = Of { name, value_coder: grouping.value_coder.clone(), iterables };
+            Input::Unbounded(Box::new(Unbounded::new(grouping, Room::new(storage), of)))
         };
-        Self { name, input }
+        Self { input }
     }
 
     /// One called Group, with no limit to its memory.
@@ -83,55 +91,67 @@ impl GroupByKey {
         Self::new(grouping, "Group".to_owned(), crate::ports::memory::MemoryStorage::unlimited(), None)
     }
 
-    /// Adds a block of elements `KV<K, V>`, all that one bundle has made of them. Triggers see a block as
-    /// a whole. `now`: the processing time.
+    /// Adds elements `KV<K, V>`, all that one bundle has made of them. Triggers see them as a whole. `now`: the processing time.
     ///
     /// Elements whose window has expired, or whose trigger has finished, are dropped and counted.
     ///
     /// Errors: the block is not what the coders say, or does not fit in memory and cannot be written to disk.
-    pub fn add(&mut self, block: &Bytes, now: ProcessingTime) -> Result<(), Fault> {
+    pub fn add_all(
+        &mut self,
+        mut blocks: impl Iterator<Item = Result<Bytes, Fault>>,
+        now: ProcessingTime,
+    ) -> Result<(), Fault> {
         match &mut self.input {
-            Input::Bounded(bounded) => bounded.add(block),
-            Input::Unbounded(unbounded) => {
-                unbounded.add(block, now).map_err(|error| malformed(&self.name, error))
-            }
+            Input::Bounded(bounded) => blocks.try_for_each(|block| bounded.add(&block?)),
+            Input::Unbounded(unbounded) => unbounded.add(blocks, now),
         }
+    }
+
+    /// The same for one block.
+    pub fn add(&mut self, block: &Bytes, now: ProcessingTime) -> Result<(), Fault> {
+        self.add_all(std::iter::once(Ok(block.clone())), now)
     }
 
     /// The input's watermark has come to `watermark`: no more elements are expected with an earlier event
     /// time. Fires what is due. A bounded input has nothing to fire before [`EventTime::MAX`].
     ///
-    /// Errors: a pane is too large for its encoding.
+    /// Errors: a pane is too large for its encoding, or does not fit in memory and cannot be written to disk.
     pub fn advance_watermark(&mut self, watermark: EventTime) -> Result<(), Fault> {
-        let advanced = match &mut self.input {
+        match &mut self.input {
             Input::Bounded(bounded) => {
                 bounded.advance_watermark(watermark);
                 Ok(())
             }
             Input::Unbounded(unbounded) => unbounded.advance_watermark(watermark),
-        };
-        advanced.map_err(|error| malformed(&self.name, error))
+        }
     }
 
     /// Fires what has waited for this processing time.
     ///
-    /// Errors: a pane is too large for its encoding.
+    /// Errors: a pane is too large for its encoding, or does not fit in memory and cannot be written to disk.
     pub fn advance_processing_time(&mut self, now: ProcessingTime) -> Result<(), Fault> {
-        let advanced = match &mut self.input {
+        match &mut self.input {
             Input::Bounded(_) => Ok(()),
             Input::Unbounded(unbounded) => unbounded.advance_processing_time(now),
-        };
-        advanced.map_err(|error| malformed(&self.name, error))
+        }
     }
 
     /// The panes that have fired and have not been taken, as blocks of elements `KV<K, Iterable<V>>`. They
-    /// are gone from here also if the iterator is dropped before its end. For a bounded input they are
-    /// encoded as the iterator goes on.
+    /// are gone from here also if the iterator is dropped before its end. They are encoded, and read back, as the iterator
+    /// goes on.
     pub fn take_panes(&mut self, grain: Grain) -> Panes {
         Panes(match &mut self.input {
             Input::Bounded(bounded) => Source::Groups(Box::new(bounded.take_groups(grain))),
-            Input::Unbounded(unbounded) => Source::Fired(unbounded.fired.take(grain)),
+            Input::Unbounded(unbounded) => Source::Fired(Box::new(unbounded.take_panes(grain))),
         })
+    }
+
+    /// Bytes of the panes that have fired and have not been taken, as far as that is known before they are.
+    pub fn fired_bytes(&self) -> u64 {
+        match &self.input {
+            Input::Bounded(_) => 0,
+            Input::Unbounded(unbounded) => unbounded.fired_len(),
+        }
     }
 
     /// The output's watermark must not pass this event time, because of what is buffered;
@@ -175,16 +195,15 @@ impl GroupByKey {
     /// Takes in the answer to [`GroupByKey::windows_to_merge`], and fires what has waited for it. Sets
     /// without an answer go on waiting if the input is unbounded, and stay as they are if it is bounded.
     ///
-    /// Errors: a pane is too large for its encoding.
+    /// Errors: a pane is too large for its encoding, or does not fit in memory and cannot be written to disk.
     pub fn merge_windows(&mut self, answers: HashMap<Vec<Window>, Merged>) -> Result<(), Fault> {
-        let merged = match &mut self.input {
+        match &mut self.input {
             Input::Bounded(bounded) => {
                 bounded.merge_windows(answers);
                 Ok(())
             }
             Input::Unbounded(unbounded) => unbounded.merge_windows(&answers),
-        };
-        merged.map_err(|error| malformed(&self.name, error))
+        }
     }
 }
 
@@ -201,7 +220,7 @@ pub struct Panes(Source);
 
 enum Source {
     Groups(Box<Blocks>),
-    Fired(std::vec::IntoIter<Bytes>),
+    Fired(Box<FiredBlocks>),
 }
 
 impl Iterator for Panes {
@@ -211,7 +230,7 @@ impl Iterator for Panes {
     fn next(&mut self) -> Option<Self::Item> {
         match &mut self.0 {
             Source::Groups(blocks) => blocks.next(),
-            Source::Fired(blocks) => blocks.next().map(|data| Ok(Pane { data, iterable: None })),
+            Source::Fired(blocks) => blocks.next(),
         }
     }
 }

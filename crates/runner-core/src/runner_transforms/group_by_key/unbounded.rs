@@ -1,8 +1,11 @@
 //! Grouping of an unbounded input: panes fire as triggers say.
 //!
-//! Triggers are asked once for each block, key and window, when all of the block is in; then when the
-//! watermark passes the end of the window or its expiry, and when the processing time that they wait
-//! for has come.
+//! Triggers are asked after each element, so that what they fire does not depend on how elements were bundled; then when
+//! the watermark passes the end of the window or its expiry, and when the processing time that they wait for has come.
+//! Of a key whose windows the SDK merges they are asked when it has.
+//!
+//! Values go to disk when memory is short, those of the keys and windows that have most in memory first, and come back when a
+//! pane that has them is taken. All else that is known of a key and window stays in memory.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
@@ -12,15 +15,18 @@ use beam_model::coders::windowed_value::read_header;
 use beam_model::time::{EventTime, ProcessingTime};
 use bytes::Bytes;
 
+use super::buffers::{Buffers, Tally};
 use super::cell::{Arrival, Cell, Expiry, Rules, WindowEnd};
-use super::fired::Fired;
+use super::fired::{Fired, FiredBlocks, Of};
 use super::index::{Entry, Index};
 use super::keys::{KeyId, Keys};
 use super::pane::Watermarks;
+use super::room::Room;
 use super::trigger::When;
-use super::{Merged, Window, sessions};
+use super::{Merged, Window, malformed, sessions};
+use crate::fault::Fault;
 use crate::metrics::Dropped;
-use crate::plan::{Grouping, Merging};
+use crate::plan::{Grain, Grouping, Merging};
 
 pub(super) struct Unbounded {
     grouping: Arc<Grouping>,
@@ -33,12 +39,16 @@ pub(super) struct Unbounded {
     touched: Vec<(KeyId, Window)>,
     /// Keys with windows that only the SDK can merge and has not been asked to. They do not fire.
     unmerged: BTreeSet<KeyId>,
-    pub(super) fired: Fired,
+    fired: Fired,
+    /// What the cells of `keys` take.
+    tally: Tally,
+    room: Room,
+    of: Of,
     pub(super) dropped: Dropped,
 }
 
 impl Unbounded {
-    pub(super) fn new(grouping: Grouping) -> Self {
+    pub(super) fn new(grouping: Grouping, room: Room, of: Of) -> Self {
         Self {
             rules: Rules::new(&grouping.firing),
             grouping: Arc::new(grouping),
@@ -49,17 +59,22 @@ impl Unbounded {
             touched: Vec::new(),
             unmerged: BTreeSet::new(),
             fired: Fired::default(),
+            tally: Tally::default(),
+            room,
+            of,
             dropped: Dropped::default(),
         }
     }
 
-    pub(super) fn add(&mut self, block: &Bytes, now: ProcessingTime) -> Result<(), CoderError> {
+    /// `blocks`: all of one bundle.
+    pub(super) fn add(
+        &mut self,
+        blocks: impl Iterator<Item = Result<Bytes, Fault>>,
+        now: ProcessingTime,
+    ) -> Result<(), Fault> {
         self.now = self.now.max(now);
-        let grouping = self.grouping.clone();
-        let mut rest: &[u8] = block;
-        while !rest.is_empty() {
-            let len = self.add_element(&grouping, rest)?;
-            rest = &rest[len..];
+        for block in blocks {
+            self.add_block(&block?)?;
         }
         for (key, window) in std::mem::take(&mut self.touched) {
             let cell = self.keys.get(key).and_then(|keyed| keyed.windows.get(&window));
@@ -70,6 +85,28 @@ impl Unbounded {
         }
         self.settle();
         Ok(())
+    }
+
+    fn add_block(&mut self, block: &Bytes) -> Result<(), Fault> {
+        let grouping = self.grouping.clone();
+        let mut rest: &[u8] = block;
+        let mut unsettled = 0;
+        while !rest.is_empty() {
+            let len = self.add_element(&grouping, rest).map_err(|error| malformed(&self.of.name, error))?;
+            rest = &rest[len..];
+            unsettled += len;
+            if unsettled >= self.room.sizes.chunk {
+                self.make_room()?;
+                unsettled = 0;
+            }
+        }
+        self.make_room()
+    }
+
+    /// Keeps within the memory that there is.
+    fn make_room(&mut self) -> Result<(), Fault> {
+        let Self { keys, fired, tally, room, .. } = self;
+        room.settle(&mut Buffers::new(keys, fired, tally))
     }
 
     fn add_element(&mut self, grouping: &Grouping, element: &[u8]) -> Result<usize, CoderError> {
@@ -85,40 +122,51 @@ impl Unbounded {
                 continue;
             }
             let id = self.keys.id(key);
-            if !self.add_to_known(id, window, arrival) {
+            if !self.add_to_known(id, window, arrival)? {
                 let window = self.open(id, window)?;
-                self.add_to_known(id, &window, arrival);
+                self.add_to_known(id, &window, arrival)?;
             }
         }
         Ok(end)
     }
 
-    /// Adds to a window if the key has it.
-    fn add_to_known(&mut self, id: KeyId, window: &[u8], arrival: Arrival<'_>) -> bool {
+    /// Adds to a window if the key has it, and fires the pane that the element completes.
+    fn add_to_known(&mut self, id: KeyId, window: &[u8], arrival: Arrival<'_>) -> Result<bool, CoderError> {
         let end = self.window_end(window);
-        let Some(keyed) = self.keys.get_mut(id) else { return false };
-        let Some(cell) = keyed.windows.get_mut(window) else { return false };
+        let when = self.when(end);
+        let Some(keyed) = self.keys.get_mut(id) else { return Ok(false) };
+        let Some(cell) = keyed.windows.get_mut(window) else { return Ok(false) };
         if cell.is_closed() {
             self.dropped.closed += 1;
-            return true;
+            return Ok(true);
         }
+        self.tally.remove(cell);
         cell.add(arrival, self.watermarks.output, end, self.grouping.output_time);
+        self.tally.add(cell);
         if !std::mem::replace(&mut cell.touched, true) {
             self.touched.push((id, window.into()));
         }
-        true
+        if !self.unmerged.contains(&id) && cell.is_ready(&self.rules, &when) {
+            self.fire(id, &window.into())?;
+        }
+        Ok(true)
     }
 
     /// Makes room for the first element of a window, and returns the window that it then is in.
     fn open(&mut self, id: KeyId, window: &[u8]) -> Result<Window, CoderError> {
         let Some(keyed) = self.keys.get_mut(id) else { return Ok(window.into()) };
+        let mut open = || {
+            let cell = Cell::default();
+            self.tally.add(&cell);
+            cell
+        };
         match self.grouping.merging {
             Merging::Never => {
-                keyed.windows.insert(window.into(), Cell::default());
+                keyed.windows.insert(window.into(), open());
                 Ok(window.into())
             }
             Merging::BySdk(_) => {
-                keyed.windows.insert(window.into(), Cell::default());
+                keyed.windows.insert(window.into(), open());
                 if keyed.windows.len() > 1 {
                     self.unmerged.insert(id);
                 }
@@ -127,7 +175,7 @@ impl Unbounded {
             Merging::Sessions => {
                 let sessions::Merge { result, parts } = sessions::merge(&keyed.windows, window)?;
                 if parts.is_empty() {
-                    keyed.windows.entry(result.clone()).or_default();
+                    keyed.windows.entry(result.clone()).or_insert_with(open);
                 } else if parts.as_slice() != std::slice::from_ref(&result) {
                     self.merge(id, &parts, &result);
                 }
@@ -144,11 +192,13 @@ impl Unbounded {
         let kept = keyed.windows.remove(result);
         let mut merged: Option<Cell> = None;
         if let Some(mut cell) = kept {
+            self.tally.remove(&cell);
             self.index.set(id, result, &mut cell.entry, Entry::default());
             merged = Some(cell);
         }
         for part in parts {
             let Some(mut cell) = keyed.windows.remove(part) else { continue };
+            self.tally.remove(&cell);
             self.index.set(id, part, &mut cell.entry, Entry::default());
             match &mut merged {
                 Some(merged) => merged.absorb(cell, self.grouping.output_time),
@@ -164,11 +214,17 @@ impl Unbounded {
         // Also if nothing is added to it, because it is closed: it is in the index no more.
         cell.touched = true;
         self.touched.push((id, result.clone()));
+        self.tally.add(&cell);
         keyed.windows.insert(result.clone(), cell);
     }
 
     /// Fires a window's next pane if it is due, and sees to when it is to be looked at again.
-    fn evaluate(&mut self, id: KeyId, window: &Window) -> Result<(), CoderError> {
+    fn evaluate(&mut self, id: KeyId, window: &Window) -> Result<(), Fault> {
+        self.fire(id, window).map_err(|error| malformed(&self.of.name, error))?;
+        self.make_room()
+    }
+
+    fn fire(&mut self, id: KeyId, window: &Window) -> Result<(), CoderError> {
         let end = self.window_end(window);
         let when = self.when(end);
         let Some(keyed) = self.keys.get_mut(id) else { return Ok(()) };
@@ -177,12 +233,13 @@ impl Unbounded {
         let expiry = end.expiry(firing);
         let expires = if expiry < self.watermarks.input { Expiry::Now } else { Expiry::Later };
         let unmerged = self.unmerged.contains(&id);
+        self.tally.remove(cell);
         cell.touched = false;
         if !unmerged {
             if let Some(pane) = cell.fire(&self.rules, &when, self.watermarks, expires) {
                 let time = cell.time(end, combine);
-                self.fired.write(time, window, &pane, &keyed.key, &cell.values)?;
-                cell.fired(pane, firing.accumulation_mode);
+                let values = cell.fired(pane, firing.accumulation_mode);
+                self.fired.push(time, window, &pane, &keyed.key, values)?;
             }
             if expires == Expiry::Now {
                 self.index.set(id, window, &mut cell.entry, Entry::default());
@@ -198,11 +255,12 @@ impl Unbounded {
             clock: if unmerged { None } else { cell.wake(&when) },
             hold: cell.hold(&self.rules, &when, end, combine),
         };
+        self.tally.add(cell);
         self.index.set(id, window, &mut cell.entry, entry);
         Ok(())
     }
 
-    pub(super) fn advance_watermark(&mut self, watermark: EventTime) -> Result<(), CoderError> {
+    pub(super) fn advance_watermark(&mut self, watermark: EventTime) -> Result<(), Fault> {
         self.watermarks.input = self.watermarks.input.max(watermark);
         while let Some((key, window)) = self.index.pop_before(self.watermarks.input) {
             self.popped(key, &window, |entry| entry.watermark = None)?;
@@ -211,7 +269,7 @@ impl Unbounded {
         Ok(())
     }
 
-    pub(super) fn advance_processing_time(&mut self, now: ProcessingTime) -> Result<(), CoderError> {
+    pub(super) fn advance_processing_time(&mut self, now: ProcessingTime) -> Result<(), Fault> {
         self.now = self.now.max(now);
         while let Some((key, window)) = self.index.pop_due(self.now) {
             self.popped(key, &window, |entry| entry.clock = None)?;
@@ -221,12 +279,7 @@ impl Unbounded {
     }
 
     /// Looks at a window that the index no longer has where it had it.
-    fn popped(
-        &mut self,
-        key: KeyId,
-        window: &Window,
-        forget: impl FnOnce(&mut Entry),
-    ) -> Result<(), CoderError> {
+    fn popped(&mut self, key: KeyId, window: &Window, forget: impl FnOnce(&mut Entry)) -> Result<(), Fault> {
         let cell = self.keys.get_mut(key).and_then(|keyed| keyed.windows.get_mut(window));
         if let Some(cell) = cell {
             forget(&mut cell.entry);
@@ -256,7 +309,7 @@ impl Unbounded {
         sets
     }
 
-    pub(super) fn merge_windows(&mut self, answers: &HashMap<Vec<Window>, Merged>) -> Result<(), CoderError> {
+    pub(super) fn merge_windows(&mut self, answers: &HashMap<Vec<Window>, Merged>) -> Result<(), Fault> {
         for id in self.unmerged.clone() {
             let Some(keyed) = self.keys.get(id) else { continue };
             let set: Vec<Window> = keyed.windows.keys().cloned().collect();
@@ -292,9 +345,24 @@ impl Unbounded {
         When { watermark: self.watermarks.input, end_of_window: end.time(), now: self.now }
     }
 
-    /// How many keys have anything buffered.
+    /// Bytes of the panes that have fired.
+    pub(super) fn fired_len(&self) -> u64 {
+        self.fired.len()
+    }
+
+    pub(super) fn take_panes(&mut self, grain: Grain) -> FiredBlocks {
+        let blocks = self.fired.take(grain, Room::new(self.room.storage.clone()), self.of.clone());
+        let Self { keys, fired, tally, room, .. } = self;
+        room.count(&Buffers::new(keys, fired, tally));
+        blocks
+    }
+
+    /// How many keys have anything buffered. Looks whether what all of them take has been kept count of.
     #[cfg(test)]
     pub(super) fn keys(&self) -> usize {
+        let mut tally = Tally::default();
+        self.keys.windows().for_each(|(_, cell)| tally.add(cell));
+        assert!(tally.is_same(&self.tally), "{tally:?} is not {:?}", self.tally);
         self.keys.len()
     }
 }

@@ -12,7 +12,7 @@ use crate::plan::{Grain, Grouping, MergeStage, Merging, OutputTime};
 use crate::ports::StageSpec;
 use crate::runner_transforms::group_by_key::GroupByKey;
 
-const NOW: ProcessingTime = ProcessingTime(0);
+const NOW: ProcessingTime = ProcessingTime::from_millis(0);
 
 /// A group: key, window, event time and values.
 type Group = (String, Vec<u8>, i64, Vec<u64>);

@@ -34,7 +34,7 @@ fn digest(block: &Bytes) -> [Result<(), Fault>; 3] {
         let coder = grouping(Coder::IntervalWindow);
         let grouping = Grouping { merging: Merging::Sessions, bounded, ..coder };
         let mut groups = GroupByKey::in_memory(grouping);
-        groups.add(block, ProcessingTime(0))?;
+        groups.add(block, ProcessingTime::from_millis(0))?;
         groups.advance_watermark(EventTime::MAX)?;
         groups.take_panes(Grain::Block).try_for_each(|block| block.map(drop))
     };
@@ -97,7 +97,10 @@ fn a_huge_count_of_windows_costs_nothing() {
         let mut block = element(5, &[], "key", 1);
         block[8..12].copy_from_slice(&i32::MAX.to_be_bytes());
         let mut groups = GroupByKey::in_memory(grouping(window_coder));
-        assert_eq!(groups.add(&block.into(), ProcessingTime(0)).unwrap_err().blame, Blame::Environment);
+        assert_eq!(
+            groups.add(&block.into(), ProcessingTime::from_millis(0)).unwrap_err().blame,
+            Blame::Environment
+        );
     }
 }
 

@@ -18,7 +18,7 @@ use crate::ports::{MemoryBudget, StageSpec, Storage};
 use crate::runner_transforms::group_by_key::{GroupByKey, Merged, Window};
 use crate::runner_transforms::iterables::Iterables;
 
-const NOW: ProcessingTime = ProcessingTime(0);
+const NOW: ProcessingTime = ProcessingTime::from_millis(0);
 
 /// A group's key and window.
 type Name = (Vec<u8>, Vec<u8>);

@@ -9,7 +9,7 @@ use super::{Random, mix, run};
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{EnvironmentIndex, Stage};
 
-const NOW: ProcessingTime = ProcessingTime(0);
+const NOW: ProcessingTime = ProcessingTime::from_millis(0);
 const CASES: u64 = 400;
 const ENVIRONMENTS: usize = 2;
 const GROUPS: u64 = 3;

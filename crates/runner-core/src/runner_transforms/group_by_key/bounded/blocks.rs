@@ -11,10 +11,10 @@ use beam_model::coders::windowed_value::write_header;
 use beam_model::time::EventTime;
 use bytes::Bytes;
 
+use super::super::room::Room;
 use super::super::{Merged, Pane, Window, malformed};
-use super::log::Log;
+use super::log::{AllLogs, Log};
 use super::merge::merge;
-use super::room::Room;
 use super::table::Table;
 use super::{Kept, split};
 use crate::fault::Fault;
@@ -35,12 +35,7 @@ pub(super) struct Head<'a> {
 
 /// Writes groups out, a block at a time.
 pub(in super::super) struct Blocks {
-    pub(super) grouping: Grouping,
-    pub(super) name: String,
-    pub(super) kept: Kept,
-    pub(super) merged: HashMap<Vec<Window>, Merged>,
-    pub(super) iterables: Option<Arc<Iterables>>,
-    pub(super) room: Room,
+    pub(super) how: How,
     grain: Grain,
     /// What is left to do; the next is the last.
     pub(super) work: Vec<Log>,
@@ -51,36 +46,34 @@ pub(in super::super) struct Blocks {
     reserved: Reservation,
 }
 
-/// What groups are made of, and how.
-pub(super) struct Parts {
+/// How groups are made, whatever they are made of.
+pub(super) struct How {
     pub(super) grouping: Grouping,
     pub(super) name: String,
     pub(super) kept: Kept,
     pub(super) merged: HashMap<Vec<Window>, Merged>,
     pub(super) iterables: Option<Arc<Iterables>>,
     pub(super) room: Room,
-    pub(super) logs: Vec<Log>,
 }
 
 impl Blocks {
-    pub(super) fn new(parts: Parts, grain: Grain) -> Self {
-        let Parts { grouping, name, kept, merged, iterables, room, logs: mut work } = parts;
+    pub(super) fn new(how: How, logs: Vec<Log>, grain: Grain) -> Self {
+        let mut work = logs;
         work.retain(|log| log.bytes() > 0);
         work.reverse();
         // What is in memory makes room for the others as it goes. Those that are equal keep their order.
         work.sort_by_key(|log| std::cmp::Reverse(log.spilled_bytes()));
-        let reserved = room.reserve(0);
-        let (ready, open) = (VecDeque::new(), Vec::new());
-        Self { grouping, name, kept, merged, iterables, room, grain, work, ready, open, reserved }
+        let reserved = how.room.reserve(0);
+        Self { how, grain, work, ready: VecDeque::new(), open: Vec::new(), reserved }
     }
 
     /// Makes groups of a log, or smaller logs.
     fn process(&mut self, log: Log) -> Result<(), Fault> {
-        if log.bytes() <= self.room.sizes.load {
+        if log.bytes() <= self.how.room.sizes.load {
             return self.group(log);
         }
         if split::is_divisible(&log) {
-            let parts = split::by_hash(log, self.kept, &mut self.room, &mut self.work)?;
+            let parts = split::by_hash(log, self.how.kept, &mut self.how.room, &mut self.work)?;
             self.work.extend(parts.into_iter().filter(|part| part.bytes() > 0));
             return Ok(());
         }
@@ -90,13 +83,13 @@ impl Blocks {
     /// Makes groups of all that is in a log, in memory.
     pub(super) fn group(&mut self, log: Log) -> Result<(), Fault> {
         // As records, and as groups.
-        let _reserved = self.room.reserve(log.bytes() * 2);
-        self.room.settle(&mut [&mut self.work])?;
+        let _reserved = self.how.room.reserve(log.bytes() * 2);
+        self.how.room.settle(&mut AllLogs([&mut self.work]))?;
         let chunks: Vec<Bytes> = log.take().collect::<Result<_, _>>()?;
-        let mut table = Table::of(&chunks, self.kept, self.grouping.output_time)?;
+        let mut table = Table::of(&chunks, self.how.kept, self.how.grouping.output_time)?;
         let first = std::mem::take(&mut self.open);
-        let mut out = Out { blocks: vec![first], grain: self.grain, block_bytes: self.room.sizes.block };
-        if matches!(self.grouping.merging, Merging::Never) {
+        let mut out = Out { blocks: vec![first], grain: self.grain, block_bytes: self.how.room.sizes.block };
+        if matches!(self.how.grouping.merging, Merging::Never) {
             for number in 0..table.entries.len() {
                 let window = table.first(&chunks, &table.entries[number])?.window;
                 self.place(&mut out, &mut table, &chunks, window, &[number])?;
@@ -107,8 +100,8 @@ impl Blocks {
                 for number in &entries {
                     windows.push(table.first(&chunks, &table.entries[*number])?.window);
                 }
-                let merged = merge(&self.grouping.merging, &self.merged, &windows);
-                for group in merged.map_err(|error| malformed(&self.name, error))? {
+                let merged = merge(&self.how.grouping.merging, &self.how.merged, &windows);
+                for group in merged.map_err(|error| malformed(&self.how.name, error))? {
                     let parts: Vec<usize> = group.parts.iter().map(|part| entries[*part]).collect();
                     self.place(&mut out, &mut table, &chunks, &group.window, &parts)?;
                 }
@@ -130,7 +123,7 @@ impl Blocks {
     ) -> Result<(), Fault> {
         let entries = || parts.iter().filter_map(|part| table.entries.get(*part));
         let Some(one) = entries().next() else { return Ok(()) };
-        let combine = self.grouping.output_time;
+        let combine = self.how.grouping.output_time;
         let time = entries().fold(one.time, |time, entry| combine.of(time, entry.time));
         let (count, len) =
             entries().fold((0, 0), |(count, len), entry| (count + entry.count, len + entry.len));
@@ -151,22 +144,22 @@ impl Blocks {
         let mut encoded = self.head_without_count(head)?;
         let many =
             CoderError::Malformed { what: "iterable", reason: "one key has more than 2^31 - 1 values" };
-        let count = i32::try_from(count).map_err(|_| malformed(&self.name, many))?;
+        let count = i32::try_from(count).map_err(|_| malformed(&self.how.name, many))?;
         encoded.extend_from_slice(&count.to_be_bytes());
         Ok(encoded)
     }
 
     pub(super) fn head_without_count(&self, head: &Head<'_>) -> Result<Vec<u8>, Fault> {
         let Head { key, window, time } = *head;
-        let time = match self.grouping.output_time {
+        let time = match self.how.grouping.output_time {
             OutputTime::Earliest | OutputTime::Latest => time,
             OutputTime::EndOfWindow => {
-                self.grouping.window_coder.max_timestamp_of_window(window).unwrap_or(time)
+                self.how.grouping.window_coder.max_timestamp_of_window(window).unwrap_or(time)
             }
         };
         let mut encoded = Vec::with_capacity(key.len() + window.len() + 32);
         write_header(&mut encoded, time, [window], ONLY_PANE)
-            .map_err(|error| malformed(&self.name, error))?;
+            .map_err(|error| malformed(&self.how.name, error))?;
         encoded.extend_from_slice(key);
         Ok(encoded)
     }

@@ -6,7 +6,7 @@ use indexmap::IndexMap;
 
 use super::super::{Merged, Pane, Window, malformed};
 use super::blocks::{Blocks, Head};
-use super::log::Log;
+use super::log::{AllLogs, Log};
 use super::merge::{MergedWindow, merge};
 use super::record::Records;
 use super::split::{self, damaged};
@@ -42,8 +42,8 @@ impl Blocks {
             return self.group(log);
         }
         let windows: Vec<&[u8]> = found.windows.keys().map(|window| &**window).collect();
-        let merged = merge(&self.grouping.merging, &self.merged, &windows);
-        let merged = merged.map_err(|error| malformed(&self.name, error))?;
+        let merged = merge(&self.how.grouping.merging, &self.how.merged, &windows);
+        let merged = merged.map_err(|error| malformed(&self.how.name, error))?;
         match merged.as_slice() {
             [] => Ok(()),
             [one] => self.one_group(log, &found, one),
@@ -56,7 +56,7 @@ impl Blocks {
         let mut any = false;
         for chunk in log.read() {
             let chunk = chunk?;
-            for record in Records::of(&chunk, self.kept.times) {
+            for record in Records::of(&chunk, self.how.kept.times) {
                 let (_, record) = record.map_err(damaged)?;
                 if !std::mem::replace(&mut any, true) {
                     found.key = Bytes::copy_from_slice(record.key);
@@ -73,7 +73,7 @@ impl Blocks {
                 known.count += 1;
                 known.len += len;
                 known.bytes += record.most() as u64;
-                known.time = self.grouping.output_time.of(known.time, record.time);
+                known.time = self.how.grouping.output_time.of(known.time, record.time);
             }
         }
         Ok(found)
@@ -85,7 +85,7 @@ impl Blocks {
         let mut part_of_window = vec![0; found.windows.len()];
         for group in merged {
             let bytes: u64 = parts(found, group).map(|in_window| in_window.bytes).sum();
-            if filled > 0 && filled + bytes > self.room.sizes.load {
+            if filled > 0 && filled + bytes > self.how.room.sizes.load {
                 (part, filled) = (part + 1, 0);
             }
             filled += bytes;
@@ -104,10 +104,15 @@ impl Blocks {
             return self.group(log);
         }
         self.answer_parts(found, merged, &part_of_window, part + 1);
-        let logs =
-            split::into(log, part + 1, level, self.kept, &mut self.room, &mut self.work, |record, _| {
-                part_of(record.window)
-            })?;
+        let logs = split::into(
+            log,
+            part + 1,
+            level,
+            self.how.kept,
+            &mut self.how.room,
+            &mut self.work,
+            |record, _| part_of(record.window),
+        )?;
         self.work.extend(logs.into_iter().filter(|log| log.bytes() > 0));
         Ok(())
     }
@@ -120,7 +125,7 @@ impl Blocks {
         part_of_window: &[usize],
         parts: usize,
     ) {
-        if !matches!(self.grouping.merging, Merging::BySdk(_)) {
+        if !matches!(self.how.grouping.merging, Merging::BySdk(_)) {
             return;
         }
         let mut answers: Vec<Merged> = (0..parts).map(|_| Merged::new()).collect();
@@ -136,7 +141,7 @@ impl Blocks {
         for answer in answers {
             let mut set: Vec<Window> = answer.keys().cloned().collect();
             set.sort();
-            self.merged.insert(set, answer);
+            self.how.merged.insert(set, answer);
         }
     }
 
@@ -145,9 +150,10 @@ impl Blocks {
         let count = parts(found, group).map(|in_window| in_window.count).sum();
         let len: u64 = parts(found, group).map(|in_window| in_window.len).sum();
         let times = parts(found, group).map(|in_window| in_window.time);
-        let time = times.reduce(|a, b| self.grouping.output_time.of(a, b)).unwrap_or(EventTime::MIN);
+        let time = times.reduce(|a, b| self.how.grouping.output_time.of(a, b)).unwrap_or(EventTime::MIN);
         let head = Head { key: &found.key, window: &group.window, time };
-        if let Some(iterables) = self.iterables.clone().filter(|_| len >= self.room.sizes.large_group) {
+        if let Some(iterables) = self.how.iterables.clone().filter(|_| len >= self.how.room.sizes.large_group)
+        {
             let mut data = self.head_without_count(&head)?;
             let iterable = iterables.keep(self.pages(log)?);
             iterable.write(&mut data);
@@ -155,12 +161,12 @@ impl Blocks {
             return Ok(());
         }
         let mut data = self.head(&head, count)?;
-        let _reserved = self.room.reserve(len);
-        self.room.settle(&mut [&mut self.work])?;
+        let _reserved = self.how.room.reserve(len);
+        self.how.room.settle(&mut AllLogs([&mut self.work]))?;
         data.reserve_exact(usize::try_from(len).unwrap_or_default());
         for chunk in log.take() {
             let chunk = chunk?;
-            for record in Records::of(&chunk, self.kept.times) {
+            for record in Records::of(&chunk, self.how.kept.times) {
                 data.extend_from_slice(record.map_err(damaged)?.1.value);
             }
         }
@@ -173,17 +179,17 @@ impl Blocks {
         let (mut pages, mut page) = (Vec::new(), Vec::new());
         for chunk in log.take() {
             let chunk = chunk?;
-            for record in Records::of(&chunk, self.kept.times) {
+            for record in Records::of(&chunk, self.how.kept.times) {
                 let (_, record) = record.map_err(damaged)?;
-                if !page.is_empty() && page.len() + record.value.len() > self.room.sizes.block {
-                    pages.push(self.room.storage.put(std::mem::take(&mut page).into())?);
+                if !page.is_empty() && page.len() + record.value.len() > self.how.room.sizes.block {
+                    pages.push(self.how.room.storage.put(std::mem::take(&mut page).into())?);
                 }
                 page.extend_from_slice(record.value);
             }
-            self.room.settle(&mut [&mut self.work])?;
+            self.how.room.settle(&mut AllLogs([&mut self.work]))?;
         }
         if !page.is_empty() {
-            pages.push(self.room.storage.put(page.into())?);
+            pages.push(self.how.room.storage.put(page.into())?);
         }
         Ok(pages)
     }

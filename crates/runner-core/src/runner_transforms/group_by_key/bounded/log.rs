@@ -5,6 +5,7 @@ use std::mem;
 
 use bytes::Bytes;
 
+use super::super::room::{Sizes, Spill};
 use super::record::{Record, Times};
 use crate::fault::Fault;
 use crate::ports::{Storage, StoredBlock};
@@ -150,6 +151,24 @@ impl Log {
         let memory = self.full.into_iter().chain([self.open]).filter(|chunk| !chunk.is_empty());
         let spilled = self.spilled.into_iter().map(|block| block.read());
         spilled.chain(memory.map(|chunk| Ok(Bytes::from(chunk))))
+    }
+}
+
+/// All logs of a GroupByKey, some here and some there.
+pub(super) struct AllLogs<'a, const N: usize>(pub(super) [&'a mut [Log]; N]);
+
+impl<const N: usize> Spill for AllLogs<'_, N> {
+    fn memory(&self) -> u64 {
+        self.0.iter().flat_map(|logs| logs.iter()).map(|log| log.memory() as u64).sum()
+    }
+
+    fn spillable(&self) -> u64 {
+        self.memory()
+    }
+
+    fn spill(&mut self, _bytes: u64, storage: &dyn Storage, _sizes: &Sizes) -> Result<(), Fault> {
+        let all = self.0.iter_mut().flat_map(|logs| logs.iter_mut());
+        all.max_by_key(|log| log.memory()).map_or(Ok(()), |largest| largest.spill(storage))
     }
 }
 

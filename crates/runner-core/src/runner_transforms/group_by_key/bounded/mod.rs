@@ -1,7 +1,7 @@
 //! Grouping of a bounded input, also if it is larger than memory.
 //!
 //! Nothing is looked up as elements come: each is kept as a [`record`] in one of many [`log`]s, chosen by the hash of its key.
-//! When memory is short ([`room`]) the largest logs go to disk. When all elements are there one log after the other is
+//! When memory is short ([`super::room`]) the largest logs go to disk. When all elements are there one log after the other is
 //! grouped ([`blocks`]): a [`table`] says what belongs together, windows are [merged](merge) if the strategy says so, and
 //! each value is copied to its place. A log that is too large for that is [divided](split).
 //!
@@ -12,7 +12,6 @@ mod large;
 mod log;
 mod merge;
 mod record;
-mod room;
 mod split;
 mod table;
 
@@ -25,6 +24,7 @@ use beam_model::coders::{Coder, CoderError};
 use beam_model::time::EventTime;
 use bytes::Bytes;
 
+use super::room::Room;
 use super::{Merged, Window, malformed};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
@@ -32,10 +32,9 @@ use crate::plan::{Grain, Grouping, Merging, OutputTime};
 use crate::ports::Storage;
 use crate::runner_transforms::iterables::Iterables;
 pub(super) use blocks::Blocks;
-use blocks::Parts;
-use log::Log;
+use blocks::How;
+use log::{AllLogs, Log};
 use record::{Record, Records, Times};
-use room::Room;
 use split::damaged;
 
 /// An input has one log until it is as large as this.
@@ -159,7 +158,7 @@ impl Bounded {
             let logs = split::by_hash(one, self.kept, &mut self.room, &mut [])?;
             self.logs = Logs::Many { logs, candidate };
         }
-        self.room.settle(&mut [self.logs.all()])
+        self.room.settle(&mut AllLogs([self.logs.all()]))
     }
 
     pub(super) fn advance_watermark(&mut self, watermark: EventTime) {
@@ -195,7 +194,7 @@ impl Bounded {
         let next = Room::new(self.room.storage.clone());
         let room = mem::replace(&mut self.room, next);
         let (grouping, name, iterables) = (self.grouping.clone(), self.name.clone(), self.iterables.clone());
-        Blocks::new(Parts { grouping, name, kept: self.kept, merged, iterables, room, logs }, grain)
+        Blocks::new(How { grouping, name, kept: self.kept, merged, iterables, room }, logs, grain)
     }
 }
 

@@ -2,10 +2,10 @@
 
 use beam_model::coders::CoderError;
 
+use super::super::room::Room;
 use super::Kept;
-use super::log::Log;
+use super::log::{AllLogs, Log};
 use super::record::{Record, Records};
-use super::room::Room;
 use crate::fault::Fault;
 
 /// Into how many logs one is divided by the hashes of its records.
@@ -70,7 +70,7 @@ pub(super) fn into(
                 log.push(&record, hash, kept.times, room.sizes.chunk);
             }
         }
-        room.settle(&mut [&mut logs, others])?;
+        room.settle(&mut AllLogs([&mut logs, others]))?;
     }
     Ok(logs)
 }

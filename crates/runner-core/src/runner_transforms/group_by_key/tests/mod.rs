@@ -1,11 +1,14 @@
 //! GroupByKeys of unbounded inputs, with triggers. Those of bounded ones are tested beside the other
 //! runner transforms.
 
+mod memory;
 mod merging;
 mod panes;
 mod properties;
 mod time;
 mod transcripts;
+
+use std::sync::Arc;
 
 use beam_model::coders::windowed_value::{read_header, write_header};
 use beam_model::coders::{Coder, IntervalWindow, PaneInfo, Timing, varint};
@@ -15,6 +18,7 @@ use bytes::Bytes;
 use super::{GroupByKey, Input};
 use crate::plan::testing::grouping;
 use crate::plan::{AccumulationMode, Firing, Grain, Grouping, Merging, TimestampTransform, Trigger};
+use crate::ports::Storage;
 
 /// How elements get their windows, by their event times.
 #[derive(Clone, Copy, Debug)]
@@ -65,6 +69,12 @@ impl Grouped {
         Self { windows, groups: GroupByKey::in_memory(grouping), now: 0 }
     }
 
+    /// One whose memory is that of `storage`.
+    fn kept_in(windows: Windows, grouping: Grouping, storage: Arc<dyn Storage>) -> Self {
+        let groups = GroupByKey::new(grouping, "Group".to_owned(), storage, None);
+        Self { windows, groups, now: 0 }
+    }
+
     /// Adds elements of key "k" whose values are their numbers, all of one bundle, and returns what fires.
     fn add(&mut self, elements: &[(i64, u64)]) -> Vec<Pane> {
         let keyed: Vec<_> = elements.iter().map(|(time, value)| ("k", *time, *value)).collect();
@@ -77,7 +87,7 @@ impl Grouped {
             let windows = self.windows.of(*time);
             block.extend(element(key, *time, &windows, *value));
         }
-        self.groups.add(&block.into(), ProcessingTime(self.now)).unwrap();
+        self.groups.add(&block.into(), ProcessingTime::from_millis(self.now)).unwrap();
         self.take()
     }
 
@@ -93,7 +103,7 @@ impl Grouped {
 
     fn clock(&mut self, now: i64) -> Vec<Pane> {
         self.now = now;
-        self.groups.advance_processing_time(ProcessingTime(now)).unwrap();
+        self.groups.advance_processing_time(ProcessingTime::from_millis(now)).unwrap();
         self.take()
     }
 

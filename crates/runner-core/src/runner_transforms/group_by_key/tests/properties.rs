@@ -14,14 +14,14 @@ use crate::plan::{
 };
 
 #[derive(Clone, Debug)]
-enum Step {
+pub(super) enum Step {
     /// Elements of one bundle: key, event time.
     Add(Vec<(&'static str, i64)>),
     Watermark(i64),
     Clock(i64),
 }
 
-fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(super) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let key = prop::sample::select(vec!["a", "b"]);
     let step = prop_oneof![
         4 => prop::collection::vec((key, 0_i64..60), 1..6).prop_map(Step::Add),
@@ -69,7 +69,7 @@ fn windows() -> impl Strategy<Value = Windows> {
     ]
 }
 
-fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
+pub(super) fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
     let mode = prop::sample::select(vec![AccumulationMode::Discarding, AccumulationMode::Accumulating]);
     let closing = prop::sample::select(vec![ClosingBehavior::EmitAlways, ClosingBehavior::EmitIfNonempty]);
     let on_time = prop::sample::select(vec![OnTimeBehavior::FireAlways, OnTimeBehavior::FireIfNonempty]);
@@ -95,14 +95,14 @@ fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
 }
 
 /// What came of a history that ends with the end of time.
-struct History {
+pub(super) struct History {
     /// How many elements were added, counted by window.
     added: u64,
-    panes: Vec<Pane>,
+    pub(super) panes: Vec<Pane>,
 }
 
 /// Runs the steps, the last of which is the end of time, and checks what holds of each.
-fn run(grouped: &mut Grouped, steps: &[Step]) -> Result<History, TestCaseError> {
+pub(super) fn run(grouped: &mut Grouped, steps: &[Step]) -> Result<History, TestCaseError> {
     let mut history = History { added: 0, panes: Vec::new() };
     let (mut input, mut output) = (EventTime::MIN, EventTime::MIN);
     let end = [Step::Watermark(EventTime::MAX.0)];
@@ -122,7 +122,7 @@ fn run(grouped: &mut Grouped, steps: &[Step]) -> Result<History, TestCaseError> 
             Step::Clock(now) => {
                 let now = grouped.now + now;
                 let fired = grouped.clock(now);
-                let next = grouped.groups.next_wake().map(|time| time.0);
+                let next = grouped.groups.next_wake().map(|time| time.millis());
                 prop_assert!(next.is_none_or(|next| next > now), "woken again at {:?}", next);
                 fired
             }
@@ -215,8 +215,25 @@ proptest! {
         }
     }
 
+    #[test]
+    fn panes_do_not_depend_on_how_elements_are_bundled((windows, grouping) in groupings(), steps in steps()) {
+        let singly = steps.iter().flat_map(|step| match step {
+            Step::Add(elements) => elements.iter().map(|element| Step::Add(vec![*element])).collect(),
+            Step::Watermark(_) | Step::Clock(_) => vec![step.clone()],
+        });
+        let singly: Vec<_> = singly.collect();
+        // Values are numbered by bundle; and what is in one bundle is late together or not at all.
+        let panes = |steps: &[Step]| {
+            let history = run(&mut Grouped::new(windows, grouping.clone()), steps)?;
+            let panes = history.panes.into_iter();
+            let panes = panes.map(|it| (it.key, it.window, it.values.len(), it.info.index, it.info.is_last));
+            Ok::<_, TestCaseError>(panes.collect::<Vec<_>>())
+        };
+        prop_assert_eq!(panes(&steps)?, panes(&singly)?);
+    }
+
     /// The default trigger in a naive model: each element goes to its window; when the watermark passes the
-    /// window's end it fires, and after that with every bundle that has something for it.
+    /// window's end it fires, and after that with every element.
     #[test]
     fn the_default_trigger_by_a_naive_model(steps in steps(), size in 1_i64..30, late in 0_i64..40) {
         let mut grouped =
@@ -230,7 +247,9 @@ proptest! {
                 Step::Add(elements) => {
                     for (key, time) in elements {
                         let end = time - time % size + size;
-                        if watermark <= end - 1 + late {
+                        if watermark >= end && watermark <= end - 1 + late {
+                            expected.push(((*key, end), vec![number]));
+                        } else if watermark < end {
                             waiting.entry((key, end)).or_default().push(number);
                         }
                         number += 1;

@@ -155,7 +155,7 @@ fn windows_without_a_known_end() {
     let mut groups = super::GroupByKey::in_memory(Grouping { window_coder: coder, ..grouping });
     let mut element = EventTime(7).to_bytes().to_vec();
     element.extend([0, 0, 0, 1, 1, b'w', 0x0F, 1, b'k', 42]);
-    groups.add(&element.into(), super::ProcessingTime(0)).unwrap();
+    groups.add(&element.into(), super::ProcessingTime::from_millis(0)).unwrap();
     groups.advance_watermark(EventTime(1_000_000)).unwrap();
     assert_eq!(groups.take_panes(super::Grain::Block).count(), 0);
     assert_eq!(groups.hold(), EventTime(7));

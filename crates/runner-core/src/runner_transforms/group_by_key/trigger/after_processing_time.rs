@@ -29,9 +29,10 @@ fn transformed(time: ProcessingTime, transform: &TimestampTransform) -> Processi
         TimestampTransform::Delay(delay) => time.saturating_add(*delay),
         TimestampTransform::AlignTo { period, offset } => {
             // In 128 bits, where no difference of two times overflows.
-            let past = (i128::from(time.0) - i128::from(*offset)).rem_euclid(i128::from(*period).max(1));
+            let past =
+                (i128::from(time.millis()) - i128::from(*offset)).rem_euclid(i128::from(*period).max(1));
             let left = if past == 0 { 0 } else { i128::from(*period) - past };
-            time.saturating_add(i64::try_from(left).unwrap_or(i64::MAX))
+            ProcessingTime::from_millis(time.millis()).saturating_add(i64::try_from(left).unwrap_or(i64::MAX))
         }
     }
 }

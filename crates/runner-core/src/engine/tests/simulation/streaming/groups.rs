@@ -10,6 +10,7 @@ use super::super::super::super::*;
 use super::plan::Windows;
 use super::work::{Batch, Element, key_of};
 use crate::plan::{AccumulationMode, Grain, Grouping};
+use crate::ports::Storage;
 use crate::runner_transforms::group_by_key::GroupByKey;
 
 type Window = (i64, i64);
@@ -45,9 +46,9 @@ pub(super) struct Given {
 }
 
 impl Groups {
-    pub(super) fn new(grouping: &Grouping, windows: Windows) -> Self {
+    pub(super) fn new(grouping: &Grouping, windows: Windows, storage: Arc<dyn Storage>) -> Self {
         Self {
-            groups: GroupByKey::in_memory(grouping.clone()),
+            groups: GroupByKey::new(grouping.clone(), "Group".to_owned(), storage, None),
             grouping: grouping.clone(),
             windows,
             asks: VecDeque::new(),

@@ -321,7 +321,7 @@ impl World<'_> {
         let by_wall = self.test_clock.is_none();
         let timers = self.model.stages.values().flat_map(|stage| stage.timers.values());
         let timers = timers.filter(|set| by_wall && set.kind == TimerKind::ProcessingTime);
-        let timers = timers.map(|set| ProcessingTime(set.due)).filter(|at| *at > self.latest);
+        let timers = timers.map(|set| ProcessingTime::from_millis(set.due)).filter(|at| *at > self.latest);
         let groups = self.groups.values().filter(|_| by_wall).filter_map(|groups| groups.wake);
         let groups = groups.filter(|at| *at > self.latest);
         residuals.chain(timers).chain(groups).min()

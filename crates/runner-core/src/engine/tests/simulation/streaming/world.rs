@@ -12,6 +12,8 @@ use super::plan::Case;
 use super::splits::Asked;
 use super::work::{Batch, Effects, Element, State, StateKey, Worker, expiry, window_start};
 use crate::plan::{Stage, TimerKind};
+use crate::ports::Storage;
+use crate::ports::memory::{MemoryStorage, SpillingStorage};
 
 /// A bundle that runs.
 pub(super) struct Open {
@@ -151,11 +153,13 @@ impl Seen {
 }
 
 impl<'a> World<'a> {
-    pub(super) fn new(case: &'a Case, random: Random, slots: Vec<usize>) -> Self {
+    pub(super) fn new(case: &'a Case, mut random: Random, slots: Vec<usize>) -> Self {
+        let storage: Arc<dyn Storage> =
+            if random.one_in(3) { SpillingStorage::new() } else { MemoryStorage::unlimited() };
         let has_test_stream = case.plan.nodes.iter().any(|node| matches!(node, Node::TestStream(_)));
         let groups = case.plan.nodes.iter().enumerate().filter_map(|(index, node)| match node {
             Node::GroupByKey { grouping, .. } => {
-                Some((NodeId(index), Groups::new(grouping, case.windows[&NodeId(index)])))
+                Some((NodeId(index), Groups::new(grouping, case.windows[&NodeId(index)], storage.clone())))
             }
             _ => None,
         });
@@ -182,9 +186,9 @@ impl<'a> World<'a> {
             wake: None,
             test_stream_asked: false,
             script: case.script.clone(),
-            now: ProcessingTime(1_000),
-            latest: ProcessingTime(1_000),
-            test_clock: has_test_stream.then_some(ProcessingTime(0)),
+            now: ProcessingTime::from_millis(1_000),
+            latest: ProcessingTime::from_millis(1_000),
+            test_clock: has_test_stream.then_some(ProcessingTime::from_millis(0)),
             drained: false,
             serial: 1,
             events: 0,
@@ -532,10 +536,8 @@ impl<'a> World<'a> {
 
     pub(super) fn arrive_later(&mut self, node: NodeId, blocks: Residuals) {
         for (block, delay) in blocks {
-            let millis = delay.as_micros().div_ceil(1_000) as i64;
-            self.seen.extend((millis > 0).then_some(Seen::Delay));
-            let not_before =
-                if millis == 0 { ProcessingTime::MIN } else { self.latest.saturating_add(millis) };
+            self.seen.extend((!delay.is_zero()).then_some(Seen::Delay));
+            let not_before = if delay.is_zero() { ProcessingTime::MIN } else { self.latest.after(delay) };
             self.model.arrive(node, block, not_before);
         }
     }

@@ -2,8 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::BLOCK_BYTES;
-use super::log::Log;
+use super::BLOCK_BYTES;
 use crate::fault::Fault;
 use crate::ports::{Reservation, Storage};
 
@@ -23,6 +22,13 @@ const SMALLEST_LARGE_GROUP: u64 = 1 << 20;
 const FLOORS_IN_BUDGET: u64 = 64;
 /// A GroupByKey that has more than this part of the budget makes room itself.
 const SHARES_IN_BUDGET: u64 = 4;
+/// Values of several keys and windows that go to disk together, so as to be read together. As many such frames as are a
+/// [`Sizes::load`] are kept while panes are put together, and each time that memory was short may have made one that is needed.
+const FRAMES_IN_BUDGET: u64 = 512;
+const FRAME_BYTES: (u64, u64) = (16 << 10, 64 << 10);
+/// Values of a key and window that are fewer bytes are not worth a place on disk, unless that is much of the budget.
+const PARTS_IN_BUDGET: u64 = 1024;
+const LARGEST_SMALLEST_PART: u64 = 128;
 
 /// Sizes in bytes that depend on the budget.
 #[derive(Clone, Copy, Debug)]
@@ -35,8 +41,12 @@ pub(super) struct Sizes {
     pub(super) load: u64,
     /// From what size on values of one key and window stay here until workers ask for them.
     pub(super) large_group: u64,
+    /// How large a frame of values of several keys and windows is.
+    pub(super) frame: usize,
+    /// The smallest part of a frame.
+    pub(super) part: usize,
     floor: u64,
-    share: u64,
+    pub(super) share: u64,
 }
 
 impl Sizes {
@@ -47,13 +57,29 @@ impl Sizes {
             block: (limit / BLOCKS_IN_BUDGET).clamp(SMALLEST_BLOCK, BLOCK_BYTES as u64) as usize,
             load,
             large_group: load.max(SMALLEST_LARGE_GROUP),
+            frame: (limit / FRAMES_IN_BUDGET).clamp(FRAME_BYTES.0, FRAME_BYTES.1) as usize,
+            part: (limit / PARTS_IN_BUDGET).clamp(1, LARGEST_SMALLEST_PART) as usize,
             floor: limit / FLOORS_IN_BUDGET,
             share: limit / SHARES_IN_BUDGET,
         }
     }
 }
 
-/// Sees to it that logs do not take too much memory.
+/// What can give its memory to the storage.
+pub(super) trait Spill {
+    /// Bytes of memory that it takes.
+    fn memory(&self) -> u64;
+
+    /// About how many of them it is worth while to give up.
+    fn spillable(&self) -> u64;
+
+    /// Gives up what is largest; so many bytes if it has them, or fewer if it is asked again. [`Spill::spillable`] is less then.
+    ///
+    /// Errors: the disk is full or broken.
+    fn spill(&mut self, bytes: u64, storage: &dyn Storage, sizes: &Sizes) -> Result<(), Fault>;
+}
+
+/// Sees to it that a GroupByKey does not take too much memory.
 pub(super) struct Room {
     pub(super) storage: Arc<dyn Storage>,
     pub(super) sizes: Sizes,
@@ -71,26 +97,27 @@ impl Room {
         self.storage.budget().reserve(bytes)
     }
 
-    /// To be told what memory logs take by now; these are all of them. Writes the largest to disk if that is too much.
+    /// To be told what memory `all` takes by now.
+    pub(super) fn count(&mut self, all: &impl Spill) {
+        self.reserved.resize(all.memory());
+    }
+
+    /// The same. Writes the largest of it to disk if that is too much.
     ///
     /// Errors: the disk is full or broken.
-    pub(super) fn settle(&mut self, logs: &mut [&mut [Log]]) -> Result<(), Fault> {
-        let mut memory = memory_of(logs);
-        self.reserved.resize(memory);
-        if self.storage.budget().is_over() && memory <= self.sizes.share {
+    pub(super) fn settle(&mut self, all: &mut impl Spill) -> Result<(), Fault> {
+        self.count(all);
+        if !self.storage.budget().is_over() {
+            return Ok(());
+        }
+        if all.spillable() <= self.sizes.share {
             self.storage.make_room()?;
         }
-        while self.storage.budget().is_over() && memory > self.sizes.floor {
-            let all = logs.iter_mut().flat_map(|logs| logs.iter_mut());
-            let Some(largest) = all.max_by_key(|log| log.memory()) else { break };
-            largest.spill(self.storage.as_ref())?;
-            memory = memory_of(logs);
-            self.reserved.resize(memory);
+        while self.storage.budget().is_over() && all.spillable() > self.sizes.floor {
+            let over = self.storage.budget().used().saturating_sub(self.storage.budget().limit());
+            all.spill(over, self.storage.as_ref(), &self.sizes)?;
+            self.count(all);
         }
         self.storage.make_room()
     }
-}
-
-fn memory_of(logs: &[&mut [Log]]) -> u64 {
-    logs.iter().flat_map(|logs| logs.iter()).map(|log| log.memory() as u64).sum()
 }
