@@ -15,13 +15,15 @@ FLOOR_BIN := target/release/floor
 SCRIPTED_BIN := target/release/scripted
 # Seconds that a benchmark waits at most, before each job, for others to leave the machine alone.
 QUIET ?= 3
+# Where `make flink-test` keeps a Flink distribution and Beam's runner jar.
+FLINK_TEST_HOME ?= target/flink
 # How many random cases of each simulation `make simulate` runs.
 SEEDS ?= 10000
 # Seconds that the Python tests may take in all; each test has its own bound in tests/sdk/pytest.ini.
 SDK_TEST_SECONDS ?= 2100
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance flink-test bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -42,6 +44,11 @@ check-proto: venv ## proto/ is what the pinned SDK carries
 test-sdk: debug venv ## real Python jobs: LOOPBACK, EXTERNAL and PROCESS (ARGS='-k name' for some)
 	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) $(VENV_PYTHON) -m pytest -c tests/sdk/pytest.ini \
 	  --session-timeout=$(SDK_TEST_SECONDS) tests/sdk $(ARGS)
+
+flink-test: debug venv ## jobs on a real Flink cluster of this machine (needs Java and Maven; ARGS='-k name' for some)
+	PYTHON=$(abspath $(VENV_PYTHON)) tests/flink/get-flink $(FLINK_TEST_HOME)
+	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) FLINK_TEST_HOME=$(abspath $(FLINK_TEST_HOME)) \
+	  $(VENV_PYTHON) -m pytest -c tests/flink/pytest.ini tests/flink $(ARGS)
 
 simulate: ## random plans and pipelines under random schedules and faults, in release (SEEDS=10000; SEED=n for one again)
 	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release --lib simulation

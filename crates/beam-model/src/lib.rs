@@ -17,6 +17,9 @@ pub mod time;
 #[path = "gen/urns.rs"]
 pub mod urns;
 
+/// All messages described, as a serialized `FileDescriptorSet`: for whoever has to write them in another form.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("gen/descriptors.bin");
+
 /// `org.apache.beam.model.expansion.v1`: the expansion service.
 pub use r#gen::org::apache::beam::model::expansion::v1 as expansion;
 /// `org.apache.beam.model.fn_execution.v1`: what runner and SDK harness say to each other.

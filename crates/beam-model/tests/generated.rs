@@ -34,10 +34,10 @@ fn generated_code_is_what_the_protos_say() {
         return;
     }
     let found = read_folder(&checked_in);
-    let names = |folder: &BTreeMap<String, String>| folder.keys().cloned().collect::<Vec<_>>();
+    let names = |folder: &BTreeMap<String, Vec<u8>>| folder.keys().cloned().collect::<Vec<_>>();
     assert_eq!(names(&found), names(&fresh), "other files; run with UPDATE=1");
-    for (name, text) in &fresh {
-        assert!(found[name] == *text, "src/gen/{name} differs; run with UPDATE=1");
+    for (name, content) in &fresh {
+        assert!(found[name] == *content, "src/gen/{name} differs; run with UPDATE=1");
     }
 }
 
@@ -61,8 +61,9 @@ fn generate(proto_root: &Path, out: &Path) {
         .compile_fds_with_config(compiler.file_descriptor_set(), config)
         .expect("code is generated");
 
-    let pool = DescriptorPool::decode(compiler.encode_file_descriptor_set().as_slice())
-        .expect("descriptors with options");
+    let descriptors = compiler.encode_file_descriptor_set();
+    let pool = DescriptorPool::decode(descriptors.as_slice()).expect("descriptors with options");
+    fs::write(out.join("descriptors.bin"), descriptors).expect("descriptors.bin");
     fs::write(out.join("urns.rs"), urns(&pool)).expect("urns.rs");
 }
 
@@ -146,21 +147,21 @@ fn snake(name: &str) -> String {
     out
 }
 
-fn read_folder(folder: &Path) -> BTreeMap<String, String> {
+fn read_folder(folder: &Path) -> BTreeMap<String, Vec<u8>> {
     fs::read_dir(folder)
         .expect("readable folder")
         .map(|entry| entry.expect("folder entry"))
         .map(|entry| {
             let name = entry.file_name().to_string_lossy().into_owned();
-            (name, fs::read_to_string(entry.path()).expect("text"))
+            (name, fs::read(entry.path()).expect("a readable file"))
         })
         .collect()
 }
 
-fn write_folder(folder: &Path, files: &BTreeMap<String, String>) {
+fn write_folder(folder: &Path, files: &BTreeMap<String, Vec<u8>>) {
     let _ = fs::remove_dir_all(folder);
     fs::create_dir_all(folder).expect("src/gen");
-    for (name, text) in files {
-        fs::write(folder.join(name), text).expect("a generated file");
+    for (name, content) in files {
+        fs::write(folder.join(name), content).expect("a generated file");
     }
 }

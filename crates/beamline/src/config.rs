@@ -74,6 +74,16 @@ pub(crate) struct ServeConfig {
     /// Folder for what does not fit in memory [default: the system's folder for temporary files]
     #[arg(long, env = "BEAMLINE_SPILL_DIR")]
     spill_dir: Option<PathBuf>,
+    /// What runs the jobs that do not choose by --backend
+    #[arg(long, value_enum, default_value_t = Backend::Native, env = "BEAMLINE_BACKEND")]
+    pub(crate) backend: Backend,
+    /// HOST:PORT of the REST endpoint of the Flink cluster for jobs on Flink that name none by --flink_master
+    #[arg(long, env = "BEAMLINE_FLINK_MASTER")]
+    flink_master: Option<String>,
+    /// Beam's Flink job server jar for the cluster's version of Flink; several for clusters of several versions. With it
+    /// jobs can run on Flink
+    #[arg(long, env = "BEAMLINE_FLINK_RUNNER_JAR", value_delimiter = ',')]
+    pub(crate) flink_runner_jar: Vec<PathBuf>,
     /// After so many seconds, and twice as many, and so on, a bundle that still runs is a warning of its job, with
     /// what its worker says that it is doing
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
@@ -104,11 +114,15 @@ struct PeerFlags {
     #[arg(long, hide = true)]
     jm_override: Option<String>,
     #[arg(long, hide = true)]
-    flink_master: Option<String>,
-    #[arg(long, hide = true)]
     flink_conf_dir: Option<String>,
     #[arg(long, hide = true)]
     spark_master_url: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Backend {
+    Native,
+    Flink,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -190,6 +204,11 @@ impl ServeConfig {
         self.spill_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
+    /// The cluster, unless it is one of the words with which Java's job server means its own process.
+    pub(crate) fn flink_master(&self) -> Option<&str> {
+        self.flink_master.as_deref().filter(|master| !master.starts_with('['))
+    }
+
     pub(crate) fn sdk_worker_parallelism(&self) -> usize {
         match usize::try_from(self.sdk_worker_parallelism) {
             // Java's job server takes -1 for "as many as make sense".
@@ -207,14 +226,13 @@ impl ServeConfig {
 
     /// The flags that were given and have no effect.
     pub(crate) fn without_effect(&self) -> Vec<&'static str> {
-        let PeerFlags {
-            expansion_port,
-            serve_http,
-            jm_override,
-            flink_master,
-            flink_conf_dir,
-            spark_master_url,
-        } = &self.peers;
+        let PeerFlags { expansion_port, serve_http, jm_override, flink_conf_dir, spark_master_url } =
+            &self.peers;
+        // Nothing goes to Flink without a runner for it.
+        let flink_master = self
+            .flink_master
+            .clone()
+            .filter(|_| self.flink_master().is_none() || self.flink_runner_jar.is_empty());
         let flags = [
             ("--expansion-port", expansion_port),
             // Not to be served, or on a port that is given, is what happens.
@@ -223,7 +241,7 @@ impl ServeConfig {
                 &serve_http.clone().filter(|value| value != "false" && self.http_port.is_none()),
             ),
             ("--jm-override", jm_override),
-            ("--flink-master", flink_master),
+            ("--flink-master", &flink_master),
             ("--flink-conf-dir", flink_conf_dir),
             ("--spark-master-url", spark_master_url),
         ];
@@ -331,6 +349,20 @@ mod tests {
         let config = serve("serve --expansion-port 8097 --jm_override=x -serve_http --job-port 1");
         assert_eq!(config.without_effect(), ["--expansion-port", "--serve-http", "--jm-override"]);
         assert_eq!(config.job_port, 1);
+    }
+
+    #[test]
+    fn flink() {
+        let config =
+            serve("serve --flink_master=flink:8081 --flink-runner-jar a.jar --flink-runner-jar b.jar");
+        assert_eq!((config.backend, config.flink_master()), (Backend::Native, Some("flink:8081")));
+        assert_eq!(config.flink_runner_jar, [PathBuf::from("a.jar"), PathBuf::from("b.jar")]);
+        assert!(config.without_effect().is_empty());
+        assert_eq!(serve("serve --backend flink --flink-runner-jar a.jar").backend, Backend::Flink);
+        for line in ["serve --flink-master flink:8081", "--flink-master=[local] --flink-runner-jar a.jar"] {
+            assert_eq!(serve(line).without_effect(), ["--flink-master"], "{line}");
+        }
+        assert_eq!(serve("--flink-master [auto]").flink_master(), None);
     }
 
     #[test]

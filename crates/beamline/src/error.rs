@@ -15,6 +15,12 @@ pub(crate) enum Error {
     ArtifactsDir { folder: PathBuf, source: std::io::Error },
     #[error("{0}")]
     Storage(#[from] translators::native::StorageError),
+    #[error("{0}")]
+    Flink(#[from] translators::flink::FlinkError),
+    #[error(
+        "--backend flink needs --flink-runner-jar: Beam's Flink job server jar for the cluster's version of Flink"
+    )]
+    NoFlinkRunnerJar,
     #[error("cannot write the ready file {path}: {source}")]
     ReadyFile { path: PathBuf, source: std::io::Error },
     #[error("the server broke down: {0}")]

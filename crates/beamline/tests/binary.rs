@@ -153,6 +153,23 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
+fn flink_needs_a_runner_jar_that_is_one() {
+    let folder = TempDir::new().unwrap();
+    let no_jar = folder.path().join("no.jar");
+    fs::write(&no_jar, "text").unwrap();
+    let no_jar = no_jar.to_str().unwrap();
+    for (arguments, words) in [
+        (&["--backend", "flink"][..], "needs --flink-runner-jar"),
+        (&["--flink-runner-jar", no_jar], "no.jar is no Flink runner jar"),
+        (&["--flink-runner-jar", "/nowhere.jar"], "/nowhere.jar cannot be read"),
+    ] {
+        let output = run(&[&["serve", "--job-port", "0"], arguments].concat());
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+}
+
+#[test]
 fn a_command_line_of_prism_starts_it() {
     let line =
         ["--job_port=0", "--serve_http=false", "--log_kind=json", "--web_port=8074", "--jm_override=x"];

@@ -19,9 +19,11 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
+use translators::BackendChoice;
+use translators::flink::{FlinkConfig, FlinkRunner};
 use translators::native::{NativeConfig, NativeRunner};
 
-use crate::config::ServeConfig;
+use crate::config::{Backend, ServeConfig};
 use crate::error::Error;
 use crate::logging;
 use http::Told;
@@ -115,8 +117,9 @@ fn wire(
         memory_limit: config.memory_limit(),
         spill_dir: config.spill_dir(),
     };
-    let backend = Arc::new(NativeRunner::new(bridge.clone(), native)?);
-    let memory = backend.memory().clone();
+    let native = Arc::new(NativeRunner::new(bridge.clone(), native)?);
+    let memory = native.memory().clone();
+    let backend = Arc::new(choose(config, native)?);
     let artifacts_dir = config.artifacts_dir();
     let jobs = JobServiceConfig {
         artifact_endpoint: ports.artifact_endpoint(),
@@ -128,6 +131,26 @@ fn wire(
     let jobs = JobService::new(jobs, backend)
         .map_err(|source| Error::ArtifactsDir { folder: artifacts_dir, source })?;
     Ok((bridge, jobs, memory))
+}
+
+/// The backends that jobs may choose from.
+fn choose(config: &ServeConfig, native: Arc<NativeRunner>) -> Result<BackendChoice, Error> {
+    if config.flink_runner_jar.is_empty() {
+        return match config.backend {
+            Backend::Native => Ok(BackendChoice::new(native, Vec::new())),
+            Backend::Flink => Err(Error::NoFlinkRunnerJar),
+        };
+    }
+    let flink = Arc::new(FlinkRunner::new(FlinkConfig {
+        master: config.flink_master().map(str::to_owned),
+        runner_jars: config.flink_runner_jar.clone(),
+        temp_dir: config.artifacts_dir(),
+        ..FlinkConfig::default()
+    })?);
+    Ok(match config.backend {
+        Backend::Native => BackendChoice::new(native, vec![flink]),
+        Backend::Flink => BackendChoice::new(flink, vec![native]),
+    })
 }
 
 /// Everything is served on every port.

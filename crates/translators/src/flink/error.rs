@@ -1,0 +1,80 @@
+//! What can go wrong between here and a Flink cluster.
+
+use std::path::PathBuf;
+
+use runner_core::fault::Fault;
+
+#[derive(Debug, thiserror::Error)]
+pub enum FlinkError {
+    #[error(
+        "{given:?} is no address of a Flink cluster: give HOST:PORT of its REST endpoint, \
+         e.g. flink-jobmanager:8081{more}"
+    )]
+    Address { given: String, more: &'static str },
+    /// No whole answer: the cluster is away, or too slow.
+    #[error("Flink at {master} does not answer {request}: {reason}")]
+    Unreachable { master: String, request: String, reason: String },
+    /// An answer that is an error.
+    #[error("Flink at {master} refuses {request} with status {status}: {reason}")]
+    Refused { master: String, request: String, status: u16, reason: String },
+    #[error("Flink at {master} answers {request} with something that is no answer to it: {reason}")]
+    NotUnderstood { master: String, request: String, reason: String },
+    #[error("the Flink runner jar {path} cannot be read: {source} (see --flink-runner-jar)")]
+    RunnerJarUnreadable { path: PathBuf, source: std::io::Error },
+    #[error("{path} is no Flink runner jar of Beam's: {reason} (see --flink-runner-jar)")]
+    NotARunnerJar { path: PathBuf, reason: String },
+    #[error(
+        "the cluster at {master} runs Flink {version}, and no runner jar for it was given, only {given}: start the \
+         server with --flink-runner-jar, and Beam's Flink {version} job server jar"
+    )]
+    NoRunnerJar { master: String, version: String, given: String },
+    #[error("Flink at {master} started the job under an id of its own, {started}, and was told to end it")]
+    OtherJob { master: String, started: String },
+    #[error("the job's jar cannot be written: {0}")]
+    Jar(#[from] std::io::Error),
+    #[error("the pipeline cannot be written as JSON: {0}")]
+    Json(String),
+    #[error("{0}")]
+    Artifact(Fault),
+}
+
+impl FlinkError {
+    /// Whether the same request may succeed a little later.
+    pub(super) fn is_passing(&self) -> bool {
+        match self {
+            FlinkError::Unreachable { .. } => true,
+            // No leader yet, or one behind a proxy that has none.
+            FlinkError::Refused { status, .. } => matches!(status, 502..=504),
+            FlinkError::Address { .. }
+            | FlinkError::NotUnderstood { .. }
+            | FlinkError::RunnerJarUnreadable { .. }
+            | FlinkError::NotARunnerJar { .. }
+            | FlinkError::NoRunnerJar { .. }
+            | FlinkError::OtherJob { .. }
+            | FlinkError::Jar(_)
+            | FlinkError::Json(_)
+            | FlinkError::Artifact(_) => false,
+        }
+    }
+
+    /// Whether Flink knows nothing of what was asked for.
+    pub(super) fn is_not_found(&self) -> bool {
+        matches!(self, FlinkError::Refused { status: 404, .. })
+    }
+
+    /// As the job's failure.
+    pub(super) fn into_fault(self) -> Fault {
+        match self {
+            FlinkError::Artifact(fault) => fault,
+            FlinkError::Jar(_) | FlinkError::Json(_) => Fault::runner(self.to_string()),
+            FlinkError::Address { .. }
+            | FlinkError::Unreachable { .. }
+            | FlinkError::Refused { .. }
+            | FlinkError::NotUnderstood { .. }
+            | FlinkError::RunnerJarUnreadable { .. }
+            | FlinkError::NotARunnerJar { .. }
+            | FlinkError::NoRunnerJar { .. }
+            | FlinkError::OtherJob { .. } => Fault::environment(self.to_string()).fatal(),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! A runner jar with a job.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{self, Cursor, Read};
+use std::path::Path;
+use std::sync::Arc;
+
+use beam_model::pipeline::{ArtifactFilePayload, ArtifactInformation, Pipeline};
+use beam_model::urns::standard_artifacts::types;
+use prost::Message;
+use prost_types::Struct;
+use runner_core::fault::Fault;
+use runner_core::ports::ArtifactSource;
+
+use super::RunnerJar;
+use super::directory::{Directory, FileRange, end_records};
+use super::entries::EntryWriter;
+use super::runner::PIPELINE_FOLDER;
+use crate::flink::error::FlinkError;
+use crate::flink::json;
+
+/// The name that the runner finds the job by, which is only ever used inside of the jar.
+const JOB: &str = "pipeline";
+/// How the runner's Java code is told of a file on its class path.
+const CLASS_PATH: &str = "classpath://";
+
+/// What is to be packed.
+pub(in crate::flink) struct JobContents<'a> {
+    /// Its dependencies are rewritten to where they are in the jar.
+    pub(in crate::flink) pipeline: Pipeline,
+    pub(in crate::flink) options: &'a Struct,
+    pub(in crate::flink) artifacts: &'a dyn ArtifactSource,
+    /// Unique among jobs.
+    pub(in crate::flink) mark: &'a str,
+}
+
+/// The jar of one job: parts of files, read one after the other.
+pub(in crate::flink) struct PortableJar {
+    runner: Arc<RunnerJar>,
+    entries: File,
+    entries_length: u64,
+    /// The job's part of the table of contents, and the records after it.
+    end: Vec<u8>,
+    mark: String,
+}
+
+impl PortableJar {
+    /// Writes the job's files into a nameless one in `folder`. Waits for disks.
+    pub(in crate::flink) fn pack(
+        runner: Arc<RunnerJar>,
+        contents: JobContents<'_>,
+        folder: &Path,
+    ) -> Result<Self, FlinkError> {
+        let JobContents { mut pipeline, options, artifacts, mark } = contents;
+        let mut writer = EntryWriter::new(tempfile::tempfile_in(folder)?, runner.directory.offset);
+        pack_artifacts(&mut pipeline, artifacts, &mut writer)?;
+        writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline.json"), |out| {
+            json::write_pipeline(&pipeline, out)
+        })?;
+        writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline-options.json"), |out| {
+            json::write_struct(options, out)
+        })?;
+        writer.add(&format!("{PIPELINE_FOLDER}pipeline-manifest.json"), |out| {
+            write!(out, "{{\"defaultJobName\": \"{JOB}\"}}").map_err(FlinkError::from)
+        })?;
+        let written = writer.finish()?;
+        let both = Directory {
+            offset: runner.directory.offset + written.length,
+            length: runner.directory.length + written.directory.len() as u64,
+            entries: runner.directory.entries + written.entries,
+        };
+        let mut end = written.directory;
+        end.extend(end_records(&both));
+        Ok(Self { runner, entries: written.file, entries_length: written.length, end, mark: mark.to_owned() })
+    }
+
+    /// What the jar is of: unique among jobs, of letters and digits.
+    pub(in crate::flink) fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// Bytes.
+    pub(in crate::flink) fn length(&self) -> u64 {
+        let Directory { offset, length, .. } = self.runner.directory;
+        offset + self.entries_length + length + self.end.len() as u64
+    }
+
+    /// The jar from its beginning. Reads files.
+    pub(in crate::flink) fn reader(&self) -> impl Read {
+        let Directory { offset, length, .. } = self.runner.directory;
+        let runner = |at, end| FileRange { file: &self.runner.file, at, end };
+        let entries = FileRange { file: &self.entries, at: 0, end: self.entries_length };
+        runner(0, offset).chain(entries).chain(runner(offset, offset + length)).chain(Cursor::new(&self.end))
+    }
+}
+
+/// Packs each staged file once, and makes the dependencies point into the jar.
+fn pack_artifacts(
+    pipeline: &mut Pipeline,
+    artifacts: &dyn ArtifactSource,
+    writer: &mut EntryWriter,
+) -> Result<(), FlinkError> {
+    let mut packed = BTreeSet::new();
+    let environments = pipeline.components.iter_mut().flat_map(|c| c.environments.values_mut());
+    for artifact in environments.flat_map(|environment| environment.dependencies.iter_mut()) {
+        // Others are had from a registry by whoever runs the worker.
+        if artifact.type_urn != types::FILE {
+            continue;
+        }
+        let mut payload = file_payload(artifact)?;
+        let path = format!("{PIPELINE_FOLDER}{JOB}/artifacts/{}", payload.sha256);
+        if packed.insert(payload.sha256.clone()) {
+            let mut file = artifacts.open(artifact).map_err(FlinkError::Artifact)?;
+            writer.add(&path, |mut out| io::copy(&mut file, &mut out).map(drop).map_err(FlinkError::from))?;
+        }
+        payload.path = format!("{CLASS_PATH}{path}");
+        artifact.type_payload = payload.encode_to_vec().into();
+    }
+    Ok(())
+}
+
+fn file_payload(artifact: &ArtifactInformation) -> Result<ArtifactFilePayload, FlinkError> {
+    let wrong = |reason: String| {
+        FlinkError::Artifact(Fault::runner(format!("a staged artifact cannot be packed: {reason}")).fatal())
+    };
+    let payload = ArtifactFilePayload::decode(artifact.type_payload.clone())
+        .map_err(|error| wrong(error.to_string()))?;
+    let is_hash = !payload.sha256.is_empty() && payload.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if is_hash { Ok(payload) } else { Err(wrong(format!("its hash is {:?}", payload.sha256))) }
+}

@@ -1,0 +1,103 @@
+//! The jar with Beam's Flink runner in it, as Beam releases one for each version of Flink.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::directory::{Directory, Entry};
+use crate::flink::error::FlinkError;
+
+/// What Flink starts in it.
+pub(in crate::flink) const ENTRY_CLASS: &str = "org.apache.beam.runners.flink.FlinkPipelineRunner";
+const ENTRY_CLASS_FILE: &str = "org/apache/beam/runners/flink/FlinkPipelineRunner.class";
+/// Where a job is in a jar.
+pub(super) const PIPELINE_FOLDER: &str = "BEAM-PIPELINE/";
+/// Flink's own note of which version it is.
+const VERSION_FILE: &str = ".flink-runtime.version.properties";
+const VERSION_KEY: &str = "project.version=";
+/// Bytes of the note; a real one has some hundred.
+const LONGEST_NOTE: usize = 1 << 16;
+const STORED: u16 = 0;
+const DEFLATED: u16 = 8;
+
+/// An opened runner jar, looked through.
+#[derive(Debug)]
+pub(in crate::flink) struct RunnerJar {
+    pub(super) file: File,
+    pub(super) directory: Directory,
+    path: PathBuf,
+    flink_version: Option<String>,
+}
+
+impl RunnerJar {
+    /// Opens the jar and looks whether it is one. Reads its table of contents, which takes some milliseconds.
+    pub(in crate::flink) fn open(path: &Path) -> Result<Self, FlinkError> {
+        let failed = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => {
+                FlinkError::NotARunnerJar { path: path.to_owned(), reason: error.to_string() }
+            }
+            _ => FlinkError::RunnerJarUnreadable { path: path.to_owned(), source: error },
+        };
+        let file = File::open(path).map_err(failed)?;
+        let length = file.metadata().map_err(failed)?.len();
+        let directory = Directory::find(&file, length).map_err(failed)?;
+        let (mut has_entry_class, mut has_pipeline, mut version_entry) = (false, false, None);
+        let see = |entry: Entry| {
+            has_entry_class |= entry.name == ENTRY_CLASS_FILE.as_bytes();
+            has_pipeline |= entry.name.starts_with(PIPELINE_FOLDER.as_bytes());
+            if entry.name == VERSION_FILE.as_bytes() {
+                version_entry = Some(entry);
+            }
+        };
+        directory.scan(&file, see).map_err(failed)?;
+        let not_a_runner = |reason: String| FlinkError::NotARunnerJar { path: path.to_owned(), reason };
+        if !has_entry_class {
+            return Err(not_a_runner(format!("{ENTRY_CLASS} is not in it")));
+        }
+        if has_pipeline {
+            return Err(not_a_runner("a pipeline is in it already".to_owned()));
+        }
+        let flink_version = match version_entry {
+            Some(entry) => read_version(&file, &entry).map_err(failed)?,
+            None => None,
+        };
+        Ok(Self { file, directory, path: path.to_owned(), flink_version })
+    }
+
+    pub(in crate::flink) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The version of Flink that it was made for, if it says so.
+    pub(in crate::flink) fn flink_version(&self) -> Option<&str> {
+        self.flink_version.as_deref()
+    }
+
+    /// Whether it runs on a cluster of this version. One that does not say is given the benefit of the doubt.
+    pub(in crate::flink) fn fits(&self, cluster_version: &str) -> bool {
+        self.flink_version().is_none_or(|own| minor(own) == minor(cluster_version))
+    }
+}
+
+/// `1.19` of `1.19.3`.
+fn minor(version: &str) -> Vec<&str> {
+    version.split(['.', '-']).take(2).collect()
+}
+
+fn read_version(file: &File, entry: &Entry) -> io::Result<Option<String>> {
+    if entry.compressed_length > LONGEST_NOTE as u64 {
+        return Ok(None);
+    }
+    let packed = entry.compressed(file)?;
+    let note = match entry.method {
+        STORED => packed,
+        DEFLATED => match miniz_oxide::inflate::decompress_to_vec_with_limit(&packed, LONGEST_NOTE) {
+            Ok(note) => note,
+            Err(_) => return Ok(None),
+        },
+        _ => return Ok(None),
+    };
+    let note = String::from_utf8_lossy(&note);
+    let version = note.lines().find_map(|line| line.trim().strip_prefix(VERSION_KEY));
+    Ok(version.map(|version| version.trim().to_owned()))
+}

@@ -1,0 +1,171 @@
+//! From an invocation to a job that Flink has.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runner_core::backend::{Importance, JobInvocation};
+use runner_core::fault::Fault;
+use tokio::time::{Instant, sleep};
+
+use super::Context;
+use crate::flink::FlinkConfig;
+use crate::flink::error::FlinkError;
+use crate::flink::jar::{ENTRY_CLASS, JobContents, PortableJar, RunnerJar};
+use crate::flink::options::for_runner;
+use crate::flink::rest::RunRequest;
+
+const BETWEEN_TRIES: Duration = Duration::from_secs(2);
+/// To take back what is half done; the job ends whether it works or not.
+const WITHDRAW: Duration = Duration::from_secs(10);
+
+/// Packs, uploads and starts the job.
+pub(super) async fn submit(
+    context: &Context,
+    config: &FlinkConfig,
+    invocation: JobInvocation,
+) -> Result<(), Fault> {
+    submit_jar(context, config, invocation).await.map_err(FlinkError::into_fault)
+}
+
+async fn submit_jar(
+    context: &Context,
+    config: &FlinkConfig,
+    invocation: JobInvocation,
+) -> Result<(), FlinkError> {
+    let rest = &context.rest;
+    let cluster = patiently(context, || rest.config()).await?;
+    let job_name = invocation.job_name.clone();
+    let jar = Arc::new(pack(context, config, invocation, cluster.flink_version.clone()).await?);
+    let text = format!(
+        "submitting to Flink {} at {}: a jar of {} MiB",
+        cluster.flink_version,
+        rest.master(),
+        jar.length() >> 20
+    );
+    context.listener.message(Importance::Detailed, text);
+    let file_name = format!("beamline-{}.jar", context.flink_job_id);
+    let jar_id = patiently(context, || rest.upload_jar(&jar, &file_name)).await?;
+    drop(jar);
+    context.traces().jar_id = Some(jar_id.clone());
+    let started = start(context, &jar_id).await;
+    // Flink has copied what the job needs of it, or will never need it.
+    delete_jar(context).await;
+    started?;
+    let text = format!("{job_name} is Flink job {} at {}", context.flink_job_id, rest.master());
+    tracing::info!(job = job_name, flink_job = context.flink_job_id, "submitted to Flink");
+    context.listener.message(Importance::Basic, text);
+    Ok(())
+}
+
+/// Takes back a submission that was broken off: the job may have started all the same.
+pub(super) async fn withdraw(context: &Context) {
+    let start_asked = context.traces().start_asked;
+    let withdrawing = async {
+        // Flink may be about to start the job, for which it still needs the jar.
+        while start_asked && let Err(error) = context.rest.cancel(&context.flink_job_id).await {
+            if !error.is_not_found() {
+                return tracing::warn!("a Flink job that was cancelled while it was submitted: {error}");
+            }
+            sleep(BETWEEN_TRIES).await;
+        }
+    };
+    if tokio::time::timeout(WITHDRAW, withdrawing).await.is_err() {
+        tracing::warn!(
+            flink_job = context.flink_job_id,
+            "a job was cancelled while Flink was asked to start it"
+        );
+    }
+    delete_jar(context).await;
+}
+
+/// The jar of the job, for the cluster's version of Flink.
+async fn pack(
+    context: &Context,
+    config: &FlinkConfig,
+    invocation: JobInvocation,
+    cluster_version: String,
+) -> Result<PortableJar, FlinkError> {
+    let (paths, folder) = (config.runner_jars.clone(), config.temp_dir.clone());
+    let (master, mark) = (context.rest.master().to_owned(), context.flink_job_id.clone());
+    let packing = tokio::task::spawn_blocking(move || {
+        let jars = paths.iter().map(|path| RunnerJar::open(path)).collect::<Result<Vec<_>, _>>()?;
+        let given = jars
+            .iter()
+            .map(|jar| format!("{} (Flink {})", jar.path().display(), jar.flink_version().unwrap_or("?")))
+            .collect::<Vec<_>>()
+            .join(", ");
+        let Some(runner) = jars.into_iter().find(|jar| jar.fits(&cluster_version)) else {
+            return Err(FlinkError::NoRunnerJar { master, version: cluster_version, given });
+        };
+        let options = for_runner(&invocation.options, &invocation.job_name);
+        let contents = JobContents {
+            pipeline: invocation.pipeline,
+            options: &options,
+            artifacts: invocation.artifacts.as_ref(),
+            mark: &mark,
+        };
+        PortableJar::pack(Arc::new(runner), contents, &folder)
+    });
+    packing.await.unwrap_or_else(|broken| Err(FlinkError::Jar(std::io::Error::other(broken))))
+}
+
+/// Starts the job. If the answer is lost, the job's id tells whether it was started.
+async fn start(context: &Context, jar_id: &str) -> Result<(), FlinkError> {
+    let settings = &context.settings;
+    let request = RunRequest {
+        entry_class: ENTRY_CLASS,
+        job_id: context.flink_job_id.clone(),
+        savepoint_path: settings.savepoint_path.clone(),
+        allow_non_restored_state: settings.savepoint_path.as_ref().map(|_| settings.allow_non_restored_state),
+    };
+    context.traces().start_asked = true;
+    let mut tried = false;
+    patiently(context, || {
+        let again = std::mem::replace(&mut tried, true);
+        let request = &request;
+        async move {
+            if again && context.rest.job(&context.flink_job_id).await.is_ok() {
+                return Ok(());
+            }
+            let started = context.rest.run_jar(jar_id, request).await?;
+            if started == context.flink_job_id {
+                return Ok(());
+            }
+            // Nobody would watch it.
+            context.rest.cancel(&started).await?;
+            Err(FlinkError::OtherJob { master: context.rest.master().to_owned(), started })
+        }
+    })
+    .await
+}
+
+/// Removes the jar from the cluster, if it is there.
+async fn delete_jar(context: &Context) {
+    let Some(jar_id) = context.traces().jar_id.take() else { return };
+    if let Err(error) = context.rest.delete_jar(&jar_id).await {
+        tracing::warn!("the uploaded jar {jar_id} stays in the cluster: {error}");
+    }
+}
+
+/// Asks again while the cluster is away, for a time.
+async fn patiently<T, F>(context: &Context, mut ask: impl FnMut() -> F) -> Result<T, FlinkError>
+where
+    F: Future<Output = Result<T, FlinkError>>,
+{
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        match ask().await {
+            Err(error) if error.is_passing() && begun.elapsed() < context.patience.submitting => {
+                if !std::mem::replace(&mut told, true) {
+                    let text =
+                        format!("{error}; trying again for {} s", context.patience.submitting.as_secs());
+                    context.listener.message(Importance::Warning, text);
+                }
+                sleep(BETWEEN_TRIES).await;
+            }
+            answer => return answer,
+        }
+    }
+}

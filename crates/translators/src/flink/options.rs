@@ -1,0 +1,207 @@
+//! The pipeline options that the Flink backend reads, and those that it hands on to Beam's runner in the cluster.
+
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
+use runner_core::backend::{OptionKind, PipelineOption};
+use runner_core::options::PipelineOptions;
+
+use super::FlinkConfig;
+use super::rest::Master;
+
+const FLINK_MASTER: &str = "flink_master";
+const SAVEPOINT_PATH: &str = "savepoint_path";
+const ALLOW_NON_RESTORED_STATE: &str = "allow_non_restored_state";
+const SAVEPOINT_TARGET: &str = "flink_savepoint_target";
+const DRAIN: &str = "flink_drain";
+const CHECKPOINTING_INTERVAL: &str = "checkpointing_interval";
+const STREAMING: &str = "streaming";
+/// Those that Beam's runner reads itself, as whole numbers.
+const WHOLE_NUMBERS: [&str; 4] =
+    ["parallelism", "max_parallelism", CHECKPOINTING_INTERVAL, "number_of_execution_retries"];
+/// What SDKs send if nobody chose a cluster.
+const NO_MASTER: [&str; 3] = ["[auto]", "[local]", "[collection]"];
+
+pub(super) fn describe() -> Vec<PipelineOption> {
+    let option = |name, kind, description, default| PipelineOption { name, kind, description, default };
+    vec![
+        option(
+            FLINK_MASTER,
+            OptionKind::String,
+            "HOST:PORT of the REST endpoint of the Flink cluster. Not given: the server's own.",
+            "[auto]",
+        ),
+        option(
+            "parallelism",
+            OptionKind::Integer,
+            "Into how many parts Flink divides each step; -1 leaves it to the cluster.",
+            "-1",
+        ),
+        option(
+            "max_parallelism",
+            OptionKind::Integer,
+            "Up to how many parts a job can be resumed with; -1 leaves it to the cluster.",
+            "-1",
+        ),
+        option(
+            CHECKPOINTING_INTERVAL,
+            OptionKind::Integer,
+            "Milliseconds between checkpoints of a streaming job; -1 for none.",
+            "-1",
+        ),
+        option("checkpointing_mode", OptionKind::String, "EXACTLY_ONCE or AT_LEAST_ONCE.", "EXACTLY_ONCE"),
+        option(
+            "number_of_execution_retries",
+            OptionKind::Integer,
+            "How often Flink restarts a failed job; -1 leaves it to the cluster.",
+            "-1",
+        ),
+        option(
+            "object_reuse",
+            OptionKind::Boolean,
+            "Hand elements on within Flink without copying them.",
+            "false",
+        ),
+        option(
+            SAVEPOINT_PATH,
+            OptionKind::String,
+            "The savepoint or checkpoint that the job is to go on from.",
+            "",
+        ),
+        option(
+            ALLOW_NON_RESTORED_STATE,
+            OptionKind::Boolean,
+            "Go on from a savepoint although the job has no place for some of its state.",
+            "false",
+        ),
+        option(
+            SAVEPOINT_TARGET,
+            OptionKind::String,
+            "Where the savepoint of a drained job goes. Not given: the cluster's state.savepoints.dir.",
+            "",
+        ),
+        option(
+            DRAIN,
+            OptionKind::String,
+            "What a drain does: savepoint leaves what is not done in the savepoint, for another job to go on from by \
+             --savepoint_path; end closes all windows and fires all timers before, and waits until splittable sources \
+             have read to their end.",
+            "savepoint",
+        ),
+    ]
+}
+
+/// The options of one job, understood.
+#[derive(Debug)]
+pub(super) struct FlinkSettings {
+    pub(super) master: Master,
+    pub(super) savepoint_path: Option<String>,
+    pub(super) allow_non_restored_state: bool,
+    pub(super) savepoint_target: Option<String>,
+    pub(super) drain: DrainTo,
+    /// Whether the user says so; Beam's runner also streams what has no end.
+    pub(super) streaming: bool,
+    pub(super) has_checkpoints: bool,
+}
+
+/// What is left of a job that is drained.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DrainTo {
+    /// Nothing: its windows close and its timers fire. Beam's runner in the cluster does not truncate restrictions, so
+    /// that a splittable source without an end keeps such a job from ending.
+    End,
+    /// A savepoint with all that is not done yet.
+    Savepoint,
+}
+
+impl FlinkSettings {
+    /// The error says which option cannot be understood and what it may be.
+    pub(super) fn read(options: &PipelineOptions, config: &FlinkConfig) -> Result<Self, String> {
+        let given = options.string(FLINK_MASTER).filter(|given| !NO_MASTER.contains(given));
+        let Some(master) = given.or(config.master.as_deref()) else {
+            return Err(format!(
+                "no Flink cluster is named: give --{FLINK_MASTER}=HOST:PORT, or start the server with --flink-master"
+            ));
+        };
+        for name in WHOLE_NUMBERS {
+            options.integer(name)?;
+        }
+        let drain = match options.string(DRAIN).unwrap_or("savepoint") {
+            "end" => DrainTo::End,
+            "savepoint" => DrainTo::Savepoint,
+            other => return Err(format!("--{DRAIN} is end or savepoint, not {other:?}")),
+        };
+        Ok(Self {
+            master: Master::parse(master).map_err(|error| error.to_string())?,
+            savepoint_path: options.string(SAVEPOINT_PATH).map(str::to_owned),
+            allow_non_restored_state: options.boolean(ALLOW_NON_RESTORED_STATE),
+            savepoint_target: options.string(SAVEPOINT_TARGET).map(str::to_owned),
+            drain,
+            streaming: options.boolean(STREAMING),
+            has_checkpoints: options.integer(CHECKPOINTING_INTERVAL)?.is_some_and(|interval| interval > 0),
+        })
+    }
+}
+
+/// The options as Beam's runner in the cluster is told them.
+///
+/// With the address of a cluster it would try to submit the job to that cluster once more.
+pub(super) fn for_runner(options: &PipelineOptions, job_name: &str) -> Struct {
+    let mut all = options.as_struct().clone();
+    let mut set = |name: &str, value: &str| {
+        all.fields.remove(name);
+        let value = Value { kind: Some(Kind::StringValue(value.to_owned())) };
+        all.fields.insert(format!("beam:option:{name}:v1"), value);
+    };
+    set(FLINK_MASTER, "[auto]");
+    set("job_name", job_name);
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(given: &[(&str, &str)]) -> PipelineOptions {
+        let mut all = Struct::default();
+        for (name, value) in given {
+            let value = Value { kind: Some(Kind::StringValue((*value).to_owned())) };
+            all.fields.insert(format!("beam:option:{name}:v1"), value);
+        }
+        PipelineOptions::new(all)
+    }
+
+    fn config(master: Option<&str>) -> FlinkConfig {
+        FlinkConfig { master: master.map(str::to_owned), ..FlinkConfig::default() }
+    }
+
+    #[test]
+    fn the_jobs_cluster_goes_before_the_servers() {
+        let master = |given: &[(&str, &str)], own| {
+            FlinkSettings::read(&options(given), &config(own)).map(|settings| settings.master)
+        };
+        let [one, two] = ["one:1", "two:2"].map(|address| Master::parse(address).unwrap());
+        assert_eq!(master(&[(FLINK_MASTER, "one:1")], Some("two:2")).unwrap(), one);
+        assert_eq!(master(&[(FLINK_MASTER, "[auto]")], Some("two:2")).unwrap(), two);
+        assert_eq!(master(&[], Some("two:2")).unwrap(), two);
+        assert!(master(&[(FLINK_MASTER, "[local]")], None).unwrap_err().contains("--flink-master"));
+        assert!(master(&[(FLINK_MASTER, "nowhere")], None).unwrap_err().contains("HOST:PORT"));
+    }
+
+    #[test]
+    fn options_that_make_no_sense_are_told() {
+        let read = |name| FlinkSettings::read(&options(&[(name, "many")]), &config(Some("a:1")));
+        for name in WHOLE_NUMBERS {
+            assert!(read(name).unwrap_err().contains(name));
+        }
+        assert!(read(DRAIN).unwrap_err().contains("end or savepoint"));
+    }
+
+    #[test]
+    fn the_runner_is_told_no_cluster() {
+        let given = options(&[(FLINK_MASTER, "one:1"), ("parallelism", "3")]);
+        let told = PipelineOptions::new(for_runner(&given, "count"));
+        assert_eq!(told.string(FLINK_MASTER), Some("[auto]"));
+        assert_eq!(told.string("job_name"), Some("count"));
+        assert_eq!(told.integer("parallelism"), Ok(Some(3)));
+    }
+}

@@ -1,0 +1,13 @@
+//! The Flink backend against a REST server that says what the test wants it to.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test may stop at the first surprise"
+)]
+
+mod refusals;
+mod scripted_flink;
+mod submitting;
+mod support;
+mod watching;

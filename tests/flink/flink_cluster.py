@@ -1,0 +1,152 @@
+"""A Flink session cluster on this machine: a JobManager and TaskManagers, each a process of its own."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import time
+import urllib.request
+
+START_SECONDS = 120
+STOP_SECONDS = 20
+SLOTS = 4
+
+# Flink and Beam look into the JDK.
+OPENS = [
+    '--add-opens=java.base/%s=ALL-UNNAMED' % package
+    for package in ('java.util', 'java.lang', 'java.lang.invoke', 'java.net', 'java.io', 'java.nio',
+                    'java.time', 'java.util.concurrent', 'java.util.concurrent.atomic',
+                    'java.util.concurrent.locks', 'sun.nio.ch')
+]
+
+CONFIG = """\
+jobmanager.rpc.address: 127.0.0.1
+jobmanager.rpc.port: {rpc_port}
+jobmanager.bind-host: 127.0.0.1
+jobmanager.memory.process.size: 1024m
+rest.address: 127.0.0.1
+rest.port: {rest_port}
+rest.bind-address: 127.0.0.1
+taskmanager.host: 127.0.0.1
+taskmanager.bind-host: 127.0.0.1
+taskmanager.memory.process.size: 1728m
+taskmanager.numberOfTaskSlots: {slots}
+taskmanager.network.bind-policy: ip
+parallelism.default: 1
+heartbeat.timeout: 15000
+heartbeat.interval: 3000
+io.tmp.dirs: {folder}/tmp
+web.upload.dir: {folder}/upload
+state.savepoints.dir: file://{folder}/savepoints
+state.checkpoints.dir: file://{folder}/checkpoints
+"""
+
+LOG4J = """\
+rootLogger.level = INFO
+rootLogger.appenderRef.console.ref = Console
+appender.console.name = Console
+appender.console.type = CONSOLE
+appender.console.layout.type = PatternLayout
+appender.console.layout.pattern = %d{HH:mm:ss,SSS} %-5p %c{1} %m%n
+"""
+
+RESULT = 'BASH_JAVA_UTILS_EXEC_RESULT:'
+
+
+def free_port():
+  with socket.socket() as s:
+    s.bind(('127.0.0.1', 0))
+    return s.getsockname()[1]
+
+
+class FlinkCluster:
+  """`home` is a Flink distribution, `folder` an empty folder for everything that the cluster writes."""
+  def __init__(self, home, folder, java='java'):
+    self.home = pathlib.Path(home).resolve()
+    self.folder = pathlib.Path(folder).resolve()
+    self.java = java
+    self.rest_port = free_port()
+    self.master = '127.0.0.1:%d' % self.rest_port
+    self.jobmanager = None
+    self.taskmanagers = []
+    for name in ('conf', 'tmp', 'upload', 'savepoints', 'checkpoints'):
+      (self.folder / name).mkdir(parents=True, exist_ok=True)
+    (self.folder / 'conf' / 'config.yaml').write_text(
+        CONFIG.format(
+            rpc_port=free_port(), rest_port=self.rest_port, folder=self.folder, slots=SLOTS))
+    (self.folder / 'conf' / 'log4j.properties').write_text(LOG4J)
+
+  def _java(self, name, jvm, main, arguments):
+    log = open(self.folder / (name + '.log'), 'ab')
+    with log:
+      return subprocess.Popen(
+          [
+              self.java, *OPENS, *jvm,
+              '-Dlog4j.configurationFile=file:%s/conf/log4j.properties' % self.folder, '-cp',
+              '%s/lib/*' % self.home, main, '--configDir', '%s/conf' % self.folder, *arguments
+          ],
+          cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+          env={**os.environ, 'FLINK_CONF_DIR': '%s/conf' % self.folder})
+
+  def start(self, taskmanagers=1):
+    self.start_jobmanager()
+    for _ in range(taskmanagers):
+      self.add_taskmanager()
+    self.wait(lambda: self.get('/overview')['slots-total'] >= taskmanagers * SLOTS)
+    return self
+
+  def start_jobmanager(self):
+    self.jobmanager = self._java(
+        'jobmanager', ['-Xmx512m'],
+        'org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint', [])
+    self.wait(lambda: self.get('/config'))
+
+  def add_taskmanager(self):
+    told = subprocess.run(
+        [
+            self.java, '-cp', '%s/bin/bash-java-utils.jar:%s/lib/*' % (self.home, self.home),
+            'org.apache.flink.runtime.util.bash.BashJavaUtils', 'GET_TM_RESOURCE_PARAMS',
+            '--configDir', '%s/conf' % self.folder
+        ], check=True, capture_output=True, text=True, timeout=START_SECONDS).stdout
+    results = [line[len(RESULT):] for line in told.splitlines() if line.startswith(RESULT)]
+    jvm, dynamic = results[0].split(), results[1].split()
+    process = self._java(
+        'taskmanager-%d' % len(self.taskmanagers), jvm,
+        'org.apache.flink.runtime.taskexecutor.TaskManagerRunner', dynamic)
+    self.taskmanagers.append(process)
+    return process
+
+  def get(self, path):
+    with urllib.request.urlopen('http://%s/v1%s' % (self.master, path), timeout=10) as answer:
+      return json.load(answer)
+
+  def wait(self, condition, seconds=START_SECONDS):
+    """Waits until `condition()` is true; an error in it means not yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+      try:
+        found = condition()
+        if found:
+          return found
+        error = None
+      except (OSError, KeyError, ValueError) as e:
+        error = e
+      assert self.jobmanager.poll() is None, 'the JobManager ended:\n' + self.log_tail()
+      assert time.monotonic() < deadline, 'not within %d s: %s\n%s' % (seconds, error, self.log_tail())
+      time.sleep(0.1)
+
+  def log_tail(self, name='jobmanager', lines=30):
+    return '\n'.join((self.folder / (name + '.log')).read_text(errors='replace').splitlines()[-lines:])
+
+  def stop(self):
+    for process in [*self.taskmanagers, self.jobmanager]:
+      if process is not None and process.poll() is None:
+        process.terminate()
+    for process in [*self.taskmanagers, self.jobmanager]:
+      if process is not None:
+        try:
+          process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+          process.kill()
+          process.wait()

@@ -1,0 +1,291 @@
+"""Jobs on a real Flink cluster, through Beamline."""
+
+import subprocess
+import sys
+import time
+
+import apache_beam as beam
+import pytest
+from apache_beam.metrics import Metrics, MetricsFilter
+from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.portability.api import beam_job_api_pb2 as jobs
+from apache_beam.transforms import window
+from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.userstate import (
+    BagStateSpec, CombiningValueStateSpec, TimerSpec, on_timer)
+
+import cases  # pylint: disable=unused-import
+import harness
+import wire
+import wordcount
+from conftest import ROOT
+
+JOB_SECONDS = 150
+TEXT = str(ROOT / 'tests' / 'data' / 'kinglear.txt')
+ON_FLINK = '--backend=flink'
+ENVIRONMENTS = ['LOOPBACK', 'EXTERNAL']
+
+
+@pytest.fixture(params=ENVIRONMENTS)
+def environment(request):
+  if request.param == 'LOOPBACK':
+    return 'LOOPBACK', None
+  return request.getfixturevalue('external')
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_left(cluster):
+  """Whatever a test did: the cluster has no jar, and no job that still runs."""
+  yield
+  assert cluster.get('/jars')['files'] == []
+  cluster.wait(
+      lambda: all(job['state'] in ('FINISHED', 'FAILED', 'CANCELED')
+                  for job in cluster.get('/jobs/overview')['jobs']), 30)
+
+
+def test_wordcount(endpoint, environment, tmp_path):
+  """As any user runs it, in a process of its own."""
+  prefix = str(tmp_path / 'counts')
+  arguments = harness.portable_options(endpoint, environment, [ON_FLINK])
+  began = time.monotonic()
+  subprocess.run(
+      [sys.executable, '-m', 'apache_beam.examples.wordcount', '--input', TEXT, '--output', prefix,
+       *arguments], check=True, timeout=JOB_SECONDS)
+  print('%.1f s in all' % (time.monotonic() - began))
+  counts, files = wordcount.written_count(prefix)
+  assert wordcount.compare(wordcount.plain_count(TEXT), counts, files)
+
+
+class _Count(beam.DoFn):
+  """Numbers the elements of each key, and tells the last number when the window ends."""
+  COUNT = CombiningValueStateSpec('count', sum)
+  SEEN = BagStateSpec('seen', beam.coders.VarIntCoder())
+  END = TimerSpec('end', beam.TimeDomain.WATERMARK)
+
+  def process(self, element, end=beam.DoFn.WindowParam, count=beam.DoFn.StateParam(COUNT),
+              seen=beam.DoFn.StateParam(SEEN), timer=beam.DoFn.TimerParam(END)):
+    count.add(1)
+    seen.add(element[1])
+    timer.set(end.end)
+
+  @on_timer(END)
+  def at_the_end(self, key=beam.DoFn.KeyParam, count=beam.DoFn.StateParam(COUNT),
+                 seen=beam.DoFn.StateParam(SEEN)):
+    yield key, count.read(), sum(seen.read())
+
+
+def _everything(pipeline, written):
+  """Windows, a side input, state and timers; what comes of it is in the lines of a file."""
+  numbers = pipeline | beam.Create(range(60)) | 'Stamp' >> beam.Map(
+      lambda n: window.TimestampedValue(('key%d' % (n % 3), n), n))
+  windowed = numbers | beam.WindowInto(window.FixedWindows(20))
+  mean = numbers | beam.Values() | beam.combiners.Mean.Globally()
+  sums = windowed | 'Sum' >> beam.CombinePerKey(sum) | 'Against' >> beam.Map(
+      lambda pair, mean: '%s %d of a mean of %.1f' % (*pair, mean),
+      beam.pvalue.AsSingleton(mean)).with_output_types(str)
+  states = windowed | 'State' >> beam.ParDo(_Count()) | 'Show' >> beam.Map(str).with_output_types(str)
+  both = (sums, states) | beam.Flatten() | 'Whole' >> beam.WindowInto(window.GlobalWindows())
+  both | beam.io.WriteToText(written, shard_name_template='')  # pylint: disable=expression-not-assigned
+
+
+def test_both_backends_agree(endpoint, external, tmp_path):
+  """The same pipeline with nothing else changed."""
+  lines = {}
+  for backend in ('native', 'flink'):
+    written = str(tmp_path / backend)
+    options = harness.portable_options(endpoint, external, ['--backend=' + backend])
+    with beam.Pipeline(options=PipelineOptions(options)) as pipeline:
+      _everything(pipeline, written)
+    with open(written, encoding='utf-8') as f:
+      lines[backend] = sorted(f)
+  assert len(lines['native']) == 18
+  assert lines['flink'] == lines['native']
+
+
+class _Counted(beam.DoFn):
+  def process(self, element):
+    Metrics.counter('flink', 'elements').inc()
+    Metrics.distribution('flink', 'sizes').update(element)
+    Metrics.gauge('flink', 'last').set(7)
+    yield element
+
+
+def test_metrics(endpoint, environment):
+  options = PipelineOptions(harness.portable_options(endpoint, environment, [ON_FLINK]))
+  pipeline = beam.Pipeline(options=options)
+  pipeline | beam.Create([1, 2, 3, 4]) | 'Count' >> beam.ParDo(_Counted())  # pylint: disable=expression-not-assigned
+  result = harness.run_pipeline(pipeline)
+  found = result.metrics().query(MetricsFilter().with_namespace('flink'))
+  [counter] = found['counters']
+  assert (counter.committed, counter.attempted, counter.key.step) == (4, 4, 'Count')
+  [distribution] = found['distributions']
+  sizes = distribution.committed
+  assert (sizes.sum, sizes.count, sizes.min, sizes.max) == (10, 4, 1, 4)
+  [gauge] = found['gauges']
+  assert gauge.committed.value == 7
+
+
+def _explode(element):
+  raise ArithmeticError('a mistake with %r' % element)
+
+
+def test_the_users_error_is_told(endpoint, environment):
+  options = PipelineOptions(harness.portable_options(endpoint, environment, [ON_FLINK]))
+  pipeline = beam.Pipeline(options=options)
+  pipeline | beam.Create(['here']) | 'Explode' >> beam.Map(_explode)  # pylint: disable=expression-not-assigned
+  result = pipeline.run()
+  with pytest.raises(RuntimeError) as raised:
+    result.wait_until_finish()
+  text = str(raised.value)
+  assert result.state == 'FAILED'
+  assert "a mistake with 'here'" in text and 'in _explode' in text and "[while running 'Explode" in text
+  # Without the frames of Java.
+  assert '\tat ' not in text
+
+
+class _Sleep(beam.DoFn):
+  def process(self, element):
+    time.sleep(600)
+    yield element
+
+
+def test_cancel(endpoint, external, cluster):
+  options = PipelineOptions(harness.portable_options(endpoint, external, [ON_FLINK]))
+  pipeline = beam.Pipeline(options=options)
+  pipeline | beam.Create([1]) | beam.ParDo(_Sleep())  # pylint: disable=expression-not-assigned
+  result = pipeline.run()
+  cluster.wait(lambda: result.state == 'RUNNING', 60)
+  result.cancel()
+  cluster.wait(lambda: result.state == 'CANCELLED', 60)
+
+
+def test_refused_with_the_place_where_it_runs(endpoint):
+  options = PipelineOptions(harness.portable_options(endpoint, extra=[ON_FLINK]))
+  pipeline = beam.Pipeline(options=options)
+  one = pipeline | 'Numbers' >> beam.Create([1]).with_output_types(int)
+  other = pipeline | 'Words' >> beam.Create(['a']).with_output_types(str)
+  (one, other) | 'Both' >> beam.Flatten() | beam.Map(print)  # pylint: disable=expression-not-assigned
+  with pytest.raises(Exception) as raised:
+    pipeline.run()
+  assert 'Both' in str(raised.value) and 'runs on backend native' in str(raised.value)
+
+
+# --- The cluster's faults
+
+
+def _messages(stub, job_id):
+  """Text and importance of all messages until the job ends."""
+  stream = stub.GetMessageStream(jobs.JobMessagesRequest(job_id=job_id), timeout=JOB_SECONDS)
+  for response in stream:
+    if response.HasField('message_response'):
+      yield response.message_response
+
+
+def test_no_slots_are_told(endpoint, new_cluster):
+  empty = new_cluster(0)
+  try:
+    with wire.job_service(endpoint) as stub:
+      proto = wire.impulse_proto()
+      job_id = wire.submit(stub, proto, backend='flink', flink_master=empty.master)
+      words = next(m.message_text for m in _messages(stub, job_id) if 'no slots' in m.message_text)
+      assert '0 TaskManagers' in words
+      state = stub.GetState(jobs.GetJobStateRequest(job_id=job_id)).state
+      assert state == jobs.JobState.STARTING
+      # A TaskManager that comes is all that was missing.
+      empty.add_taskmanager()
+      assert wire.states(stub, job_id)[-1] == jobs.JobState.DONE
+  finally:
+    empty.stop()
+
+
+def test_a_jobmanager_that_forgets_fails_the_job(endpoint, external, new_cluster):
+  forgetful = new_cluster(1)
+  try:
+    options = PipelineOptions(
+        harness.portable_options(endpoint, external, [ON_FLINK, '--flink_master=' + forgetful.master]))
+    pipeline = beam.Pipeline(options=options)
+    pipeline | beam.Create([1]) | beam.ParDo(_Sleep())  # pylint: disable=expression-not-assigned
+    result = pipeline.run()
+    forgetful.wait(lambda: result.state == 'RUNNING', 60)
+    forgetful.jobmanager.kill()
+    forgetful.jobmanager.wait()
+    time.sleep(10)
+    forgetful.start_jobmanager()
+    with pytest.raises(RuntimeError) as raised:
+      result.wait_until_finish()
+    assert 'no longer knows job' in str(raised.value)
+  finally:
+    forgetful.stop()
+
+
+def test_a_taskmanager_that_dies_fails_a_job_without_restarts(endpoint, external, new_cluster):
+  mortal = new_cluster(1)
+  try:
+    options = PipelineOptions(
+        harness.portable_options(endpoint, external, [ON_FLINK, '--flink_master=' + mortal.master]))
+    pipeline = beam.Pipeline(options=options)
+    pipeline | beam.Create([1]) | beam.ParDo(_Sleep())  # pylint: disable=expression-not-assigned
+    result = pipeline.run()
+    mortal.wait(lambda: result.state == 'RUNNING', 60)
+    mortal.taskmanagers[0].kill()
+    with pytest.raises(RuntimeError) as raised:
+      result.wait_until_finish()
+    assert result.state == 'FAILED'
+    assert 'TaskManager' in str(raised.value) or 'TaskExecutor' in str(raised.value), raised.value
+  finally:
+    mortal.stop()
+
+
+# --- Streaming
+
+
+class _CountTo(beam.DoFn):
+  """Appends to a file how many elements there have been."""
+  COUNT = CombiningValueStateSpec('count', sum)
+
+  def __init__(self, path):
+    self.path = path
+
+  def process(self, unused_element, count=beam.DoFn.StateParam(COUNT)):
+    count.add(1)
+    with open(self.path, 'a', encoding='utf-8') as f:
+      f.write('%d\n' % count.read())
+
+
+def _counting(endpoint, environment, path, *options):
+  options = PipelineOptions(
+      harness.portable_options(
+          endpoint, environment, [ON_FLINK, '--streaming', '--checkpointing_interval=3000', *options]))
+  pipeline = beam.Pipeline(options=options)
+  _ = (
+      pipeline | PeriodicImpulse(fire_interval=0.2) | beam.Map(lambda _: ('all', 1))
+      | 'Count' >> beam.ParDo(_CountTo(path)))
+  return pipeline.run()
+
+
+def _counted(path):
+  try:
+    with open(path, encoding='utf-8') as f:
+      return [int(line) for line in f.read().split()]
+  except FileNotFoundError:
+    return []
+
+
+def test_a_stream_stops_with_a_savepoint_and_goes_on(endpoint, external, cluster, tmp_path):
+  path = str(tmp_path / 'counts')
+  first = _counting(endpoint, external, path)
+  cluster.wait(lambda: len(_counted(path)) >= 10, 90)
+  with wire.job_service(endpoint) as stub:
+    stub.Drain(jobs.DrainJobRequest(job_id=first._job_id))
+    assert wire.states(stub, first._job_id, 60)[-1] == jobs.JobState.DRAINED
+    told = [m.message_text for m in _messages(stub, first._job_id)]
+  [savepoint] = [text.split()[-1] for text in told if 'the savepoint is' in text]
+  before = _counted(path)
+
+  second = _counting(endpoint, external, path, '--savepoint_path=' + savepoint)
+  cluster.wait(lambda: len(_counted(path)) >= len(before) + 10, 90)
+  second.cancel()
+  cluster.wait(lambda: second.state == 'CANCELLED', 60)
+  # No number is missing and none comes twice: state and what was under way are both in the savepoint.
+  counts = _counted(path)
+  assert counts == list(range(1, len(counts) + 1))
