@@ -165,6 +165,8 @@ def test_what_the_worker_of_a_slow_bundle_is_doing(process):
     slow = [text for text in messages_of(pipeline, server.endpoint) if 'has been running for' in text]
   assert len(slow) == 2 and 'for 1 s' in slow[0] and 'for 2 s' in slow[1], slow
   assert 'Slow' in slow[0] and 'in take_a_nap' in slow[0] and 'ACTIVE PROCESSING BUNDLES' in slow[0], slow[0]
+  # Workers are asked how far they are once a second.
+  assert 'its worker is processing elements' in slow[1], slow[1]
 
 
 # --- How many bundles a worker runs at once

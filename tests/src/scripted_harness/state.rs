@@ -24,30 +24,35 @@ pub(super) trait StateAccess: Send + Sync {
 /// One worker's state stream.
 pub(super) struct StateClient {
     requests: mpsc::UnboundedSender<StateRequest>,
-    waiting: Mutex<HashMap<String, oneshot::Sender<StateResponse>>>,
+    /// Nothing once the worker is gone.
+    waiting: Mutex<Option<HashMap<String, oneshot::Sender<StateResponse>>>>,
     asked: AtomicU64,
 }
 
 impl StateClient {
     pub(super) fn new(requests: mpsc::UnboundedSender<StateRequest>) -> Self {
-        Self { requests, waiting: Mutex::default(), asked: AtomicU64::new(0) }
+        Self { requests, waiting: Mutex::new(Some(HashMap::new())), asked: AtomicU64::new(0) }
     }
 
     pub(super) fn answered(&self, response: StateResponse) {
-        if let Some(waiting) = self.waiting.lock().unwrap().remove(&response.id) {
+        if let Some(waiting) = self.waiting.lock().unwrap().as_mut().and_then(|all| all.remove(&response.id))
+        {
             waiting.send(response).ok();
         }
     }
 
     /// The worker is gone: nothing will be answered any more.
     pub(super) fn close(&self) {
-        self.waiting.lock().unwrap().clear();
+        self.waiting.lock().unwrap().take();
     }
 
     fn ask(&self, instruction: &str, key: &Type, request: Request) -> Result<Option<Response>, String> {
         let id = self.asked.fetch_add(1, Ordering::SeqCst).to_string();
         let (sender, response) = oneshot::channel();
-        self.waiting.lock().unwrap().insert(id.clone(), sender);
+        // Who asks later than that would wait for ever.
+        let mut waiting = self.waiting.lock().unwrap();
+        waiting.as_mut().ok_or("the state stream has ended")?.insert(id.clone(), sender);
+        drop(waiting);
         let request = StateRequest {
             id,
             instruction_id: instruction.to_owned(),

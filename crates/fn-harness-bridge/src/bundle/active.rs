@@ -29,6 +29,9 @@ struct Progress {
     finishing: Option<Instant>,
     /// Messages of output so far.
     received: u64,
+    /// The last word of the worker on whether it is processing elements, rather than waiting for more of them or beginning or
+    /// ending the bundle (`ProcessBundleProgressResponse.consuming_received_data`).
+    consuming: Option<bool>,
     /// Taken when the bundle has ended, one way or another.
     ending: Option<oneshot::Sender<Ending>>,
 }
@@ -64,8 +67,14 @@ impl ActiveBundle {
         meters: Arc<Meters>,
     ) -> (Arc<Self>, oneshot::Receiver<Ending>) {
         let (sender, receiver) = oneshot::channel();
-        let progress =
-            Progress { open: streams, response: None, finishing: None, received: 0, ending: Some(sender) };
+        let progress = Progress {
+            open: streams,
+            response: None,
+            finishing: None,
+            received: 0,
+            consuming: None,
+            ending: Some(sender),
+        };
         (Arc::new(Self { state, outputs, meters, progress: Mutex::new(progress) }), receiver)
     }
 
@@ -187,6 +196,15 @@ impl ActiveBundle {
     /// Whether it may take long now to [receive](Self::receive) this.
     pub(crate) fn may_wait(&self, data: &elements::Data) -> bool {
         self.outputs.may_wait(&data.transform_id, data.data.len() as u64)
+    }
+
+    /// What the worker says of itself, if it says so.
+    pub(super) fn consuming(&self) -> Option<bool> {
+        self.progress().consuming
+    }
+
+    pub(super) fn set_consuming(&self, consuming: Option<bool>) {
+        self.progress().consuming = consuming;
     }
 
     pub(crate) fn worker_gone(&self) {

@@ -18,7 +18,7 @@ use runner_core::ports::{
 };
 use tokio::sync::oneshot;
 
-use super::response;
+use super::{ActiveBundle, response};
 use crate::control;
 use crate::server::BridgeConfig;
 use crate::worker::WorkerSession;
@@ -28,6 +28,7 @@ pub(super) struct Questions<'a> {
     worker: &'a WorkerSession,
     /// The instruction that processes the bundle.
     bundle: &'a str,
+    active: &'a ActiveBundle,
     /// How many elements each data source gets.
     elements: BTreeMap<String, ElementCount>,
     outputs: Arc<dyn OutputReceiver>,
@@ -66,6 +67,7 @@ impl<'a> Questions<'a> {
     pub(super) fn new(
         worker: &'a WorkerSession,
         bundle: &'a str,
+        active: &'a ActiveBundle,
         elements: BTreeMap<String, ElementCount>,
         outputs: Arc<dyn OutputReceiver>,
         mut requests: BundleRequests,
@@ -73,7 +75,7 @@ impl<'a> Questions<'a> {
     ) -> Self {
         // They were asked of a bundle that had no worker yet: split now, it would give back everything.
         requests.begin();
-        Self { worker, bundle, elements, outputs, requests, config, asked: None, splits: Vec::new() }
+        Self { worker, bundle, active, elements, outputs, requests, config, asked: None, splits: Vec::new() }
     }
 
     /// Asks whatever is to be asked for as long as it is let. Returns only with a fault: an answer that
@@ -188,7 +190,12 @@ impl<'a> Questions<'a> {
                 reply.send(split).ok();
             }
             (Reply::Progress(reply), Some(Response::ProcessBundleProgress(answer))) => {
-                let ProcessBundleProgressResponse { monitoring_infos, monitoring_data, .. } = answer;
+                let ProcessBundleProgressResponse {
+                    monitoring_infos,
+                    monitoring_data,
+                    consuming_received_data,
+                } = answer;
+                self.active.set_consuming(consuming_received_data);
                 let limit = self.config.short_ids_timeout;
                 match control::monitoring_infos(self.worker, monitoring_infos, monitoring_data, limit).await {
                     Ok(infos) => drop(reply.send(Some(infos))),

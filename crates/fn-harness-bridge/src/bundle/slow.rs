@@ -6,15 +6,15 @@ use std::time::{Duration, SystemTime};
 
 use runner_core::ports::{LogSeverity, WorkerLog};
 
+use super::stage::RunningBundle;
 use crate::server::BridgeConfig;
-use crate::worker::WorkerSession;
+use crate::worker::Lease;
 use crate::worker_status::query;
 
 /// Never returns: may be dropped at any time.
 pub(super) async fn report(
     config: &BridgeConfig,
-    worker: &WorkerSession,
-    instruction: &str,
+    RunningBundle { lease: Lease { worker, .. }, instruction, active, .. }: &RunningBundle,
     stage: &str,
 ) -> Infallible {
     let mut after = config.slow_bundle;
@@ -28,13 +28,28 @@ pub(super) async fn report(
         worker.job.logs.log(WorkerLog {
             severity: LogSeverity::Warn,
             time: SystemTime::now(),
-            message: format!("{stage}: a bundle has been running for {} s", passed.as_secs_f32().round()),
+            message: format!(
+                "{stage}: a bundle has been running for {} s{}",
+                passed.as_secs_f32().round(),
+                doing(active.consuming())
+            ),
             trace: said,
             worker_id: worker.id.clone(),
-            instruction_id: instruction.to_owned(),
+            instruction_id: instruction.clone(),
             transform_id: String::new(),
             location: String::new(),
             thread: String::new(),
         });
+    }
+}
+
+/// What the SDK says of it, to follow what is known anyway.
+fn doing(consuming: Option<bool>) -> &'static str {
+    match consuming {
+        Some(true) => ", and its worker is processing elements",
+        Some(false) => {
+            ", and its worker is processing no element: it waits for more, or is beginning or ending the bundle"
+        }
+        None => "",
     }
 }

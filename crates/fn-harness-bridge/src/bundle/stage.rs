@@ -150,17 +150,19 @@ impl StageBundleFactory for StageBundles {
         if !worker.add_bundle(&instruction, active.clone()) {
             return Err(worker.fault().await);
         }
+        let asked = active.clone();
         let mut running = RunningBundle { lease, instruction: instruction.clone(), active, over: false };
 
         let turn = worker.turns.begin(&worker.job.work, meters);
         let config = &self.shared.config;
-        let mut questions = Questions::new(&worker, &instruction, elements, outputs, requests, config);
+        let mut questions =
+            Questions::new(&worker, &instruction, &asked, elements, outputs, requests, config);
         let ending = tokio::select! {
             // The bundle's request goes out before any that is about it.
             biased;
             ending = self.run(&running, request, inputs, timers, ending) => ending?,
             Err(fault) = questions.ask() => return Err(fault),
-            never = slow::report(&self.shared.config, &worker, &instruction, &self.spec.name) => match never {},
+            never = slow::report(config, &running, &self.spec.name) => match never {},
         };
         drop(turn);
         match ending {
@@ -225,10 +227,10 @@ fn cache_token(token: CacheToken) -> process_bundle_request::CacheToken {
 
 /// A bundle on its worker. The Fn API has no way to call one off, so a worker whose bundle is given up
 /// before its end (dropped, or its output refused) goes with it.
-struct RunningBundle {
-    lease: Lease,
-    instruction: String,
-    active: Arc<ActiveBundle>,
+pub(super) struct RunningBundle {
+    pub(super) lease: Lease,
+    pub(super) instruction: String,
+    pub(super) active: Arc<ActiveBundle>,
     over: bool,
 }
 
