@@ -92,9 +92,11 @@ impl Unbounded {
         let mut rest: &[u8] = block;
         let mut unsettled = 0;
         while !rest.is_empty() {
+            let fired = self.fired.in_memory();
             let len = self.add_element(&grouping, rest).map_err(|error| malformed(&self.of.name, error))?;
             rest = &rest[len..];
-            unsettled += len;
+            // Panes that accumulate may have copies of much more than has come.
+            unsettled += len + self.fired.in_memory().saturating_sub(fired);
             if unsettled >= self.room.sizes.chunk {
                 self.make_room()?;
                 unsettled = 0;

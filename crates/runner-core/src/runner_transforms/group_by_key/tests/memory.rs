@@ -162,3 +162,18 @@ fn a_pane_that_is_too_large_has_a_token() {
     drop((panes, grouped));
     assert_eq!(storage.budget().used(), 0);
 }
+
+/// Each element fires all that came before it, and these panes wait to be taken.
+#[test]
+fn accumulated_panes_that_wait_do_not_take_a_copy_each() {
+    let limit = 1 << 20;
+    let storage = Arc::new(MemoryStorage::new(MemoryBudget::new(limit)));
+    let mut grouped = GroupByKey::new(by(repeat(super::count(1))), "Group".to_owned(), storage.clone(), None);
+    let elements = 6_000;
+    grouped.add(&block(0..elements, 1), ProcessingTime::from_millis(0)).unwrap();
+    let budget = storage.budget();
+    assert!(budget.peak() < limit * 8, "{budget:?}");
+    let panes = grouped.take_panes(Grain::Element).map(|pane| pane.unwrap().data.len() as u64);
+    // Far more than there is memory for.
+    assert!(panes.sum::<u64>() > 50 * limit);
+}
