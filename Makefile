@@ -23,7 +23,7 @@ SEEDS ?= 10000
 SDK_TEST_SECONDS ?= 2100
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance flink-test bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance conformance-go flink-test bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -56,6 +56,9 @@ simulate: ## random plans and pipelines under random schedules and faults, in re
 
 conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/capabilities.md (SUITE=portable ENV=EXTERNAL for some)
 	$(VENV_PYTHON) tests/conformance/run.py --beamline $(RELEASE_BIN) --suite $(SUITE) $(if $(ENV),--env $(ENV)) $(ARGS)
+
+conformance-go: release ## the Go SDK's own integration tests with Go workers; needs Go (ARGS='--prism PATH')
+	$(PYTHON) tests/conformance/go_suite.py --beamline $(RELEASE_BIN) $(ARGS)
 
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
 	cargo build --release -p beamline-benches --bin floor
