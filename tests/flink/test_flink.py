@@ -12,7 +12,7 @@ from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.transforms import window
 from apache_beam.transforms.periodicsequence import PeriodicImpulse
 from apache_beam.transforms.userstate import (
-    BagStateSpec, CombiningValueStateSpec, TimerSpec, on_timer)
+    BagStateSpec, CombiningValueStateSpec, SetStateSpec, TimerSpec, on_timer)
 
 import cases  # pylint: disable=unused-import
 import harness
@@ -159,15 +159,21 @@ def test_cancel(endpoint, external, cluster):
   cluster.wait(lambda: result.state == 'CANCELLED', 60)
 
 
+class _Distinct(beam.DoFn):
+  SEEN = SetStateSpec('seen', beam.coders.VarIntCoder())
+
+  def process(self, element, seen=beam.DoFn.StateParam(SEEN)):
+    seen.add(element[1])
+    yield element
+
+
 def test_refused_with_the_place_where_it_runs(endpoint):
   options = PipelineOptions(harness.portable_options(endpoint, extra=[ON_FLINK]))
   pipeline = beam.Pipeline(options=options)
-  one = pipeline | 'Numbers' >> beam.Create([1]).with_output_types(int)
-  other = pipeline | 'Words' >> beam.Create(['a']).with_output_types(str)
-  (one, other) | 'Both' >> beam.Flatten() | beam.Map(print)  # pylint: disable=expression-not-assigned
+  pipeline | beam.Create([('a', 1)]) | 'Distinct' >> beam.ParDo(_Distinct())  # pylint: disable=expression-not-assigned
   with pytest.raises(Exception) as raised:
     pipeline.run()
-  assert 'Both' in str(raised.value) and 'runs on backend native' in str(raised.value)
+  assert 'Distinct' in str(raised.value) and 'runs on backend native' in str(raised.value)
 
 
 # --- The cluster's faults

@@ -53,7 +53,7 @@ fn of_worker(trace: &str) -> Option<String> {
 }
 
 /// The message of the innermost cause.
-fn root(trace: &str) -> String {
+pub(super) fn root(trace: &str) -> String {
     let innermost = trace
         .rfind(&format!("\n{CAUSED_BY}"))
         .and_then(|at| trace.get(at + 1 + CAUSED_BY.len()..))

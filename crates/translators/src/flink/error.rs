@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use runner_core::fault::Fault;
 
+use super::causes;
+
 #[derive(Debug, thiserror::Error)]
 pub enum FlinkError {
     #[error(
@@ -54,6 +56,30 @@ impl FlinkError {
             | FlinkError::Jar(_)
             | FlinkError::Json(_)
             | FlinkError::Artifact(_) => false,
+        }
+    }
+
+    /// The same, with what a user can do about it where that is known.
+    pub(super) fn explained(self) -> Self {
+        const UNLIKE_CODERS: &str = "Cannot union inputs of different types";
+        match self {
+            FlinkError::Refused { master, request, status, reason } if reason.contains(UNLIKE_CODERS) => {
+                let reason = format!(
+                    "a Flatten has inputs of unlike coders, which Flink's portable runner cannot join here; the job runs on \
+                     backend native, or with .with_output_types() that are alike. {reason}"
+                );
+                FlinkError::Refused { master, request, status, reason }
+            }
+            FlinkError::Refused { master, request, status, reason } => {
+                let root = causes::root(&reason);
+                let reason = if root == reason.trim() {
+                    root
+                } else {
+                    format!("{root}\n\nThe whole of it:\n{reason}")
+                };
+                FlinkError::Refused { master, request, status, reason }
+            }
+            other => other,
         }
     }
 

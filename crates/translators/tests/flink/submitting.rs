@@ -160,6 +160,20 @@ async fn a_program_that_flink_cannot_start_is_an_error_in_flinks_words() {
     assert_eq!(flink.seen(DELETE).len(), 1);
 }
 
+#[tokio::test]
+async fn a_flatten_that_flink_cannot_do_is_explained() {
+    let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
+    flink.answer(
+        RUN,
+        [refused(400, "InvalidProgramException: Cannot union inputs of different types. Input1=x")],
+    );
+    let fault = backend.run(bounded(), options(&[("flink_master", &flink.address)])).await.failure().await;
+    assert!(
+        fault.message.contains("runs on backend native") && fault.message.contains("Input1=x"),
+        "{fault}"
+    );
+}
+
 /// The answer is lost, but the job is there: it is not started a second time.
 #[tokio::test]
 async fn a_job_is_started_once() {

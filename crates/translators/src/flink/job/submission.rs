@@ -128,7 +128,7 @@ async fn start(context: &Context, jar_id: &str) -> Result<(), FlinkError> {
             if again && context.rest.job(&context.flink_job_id).await.is_ok() {
                 return Ok(());
             }
-            let started = context.rest.run_jar(jar_id, request).await?;
+            let started = context.rest.run_jar(jar_id, request).await.map_err(FlinkError::explained)?;
             if started == context.flink_job_id {
                 return Ok(());
             }
