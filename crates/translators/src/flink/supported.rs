@@ -166,6 +166,10 @@ impl<'a> Objections<'a> {
             };
             self.object(id, &format!("keeps {kind} as its state {name:?}"));
         }
+        if !payload.on_window_expiration_timer_family_spec.is_empty() {
+            // It never comes, and nothing says so.
+            self.object(id, "asks to be called when its windows expire");
+        }
         if !payload.restriction_coder_id.is_empty() {
             self.object(id, "is splittable and uses state or timers");
         }

@@ -65,6 +65,11 @@ fn what_flink_cannot_do_is_named_and_where_it_runs() {
     };
     let keeps_list =
         ParDoPayload { state_specs: BTreeMap::from([("list".to_owned(), list)]), ..Default::default() };
+    let expires = ParDoPayload {
+        timer_family_specs: BTreeMap::from([("end".to_owned(), Default::default())]),
+        on_window_expiration_timer_family_spec: "end".to_owned(),
+        ..Default::default()
+    };
     let finalizes = ParDoPayload { requests_finalization: true, ..Default::default() };
     let mut own_windows = bounded();
     let components = own_windows.components.as_mut().unwrap();
@@ -72,6 +77,7 @@ fn what_flink_cannot_do_is_named_and_where_it_runs() {
         spec("beam:window_fn:pickled_python:v1");
     for (pipeline, place, words) in [
         (with_pardo(&keeps_list), "Do", "an ordered list as its state \"list\""),
+        (with_pardo(&expires), "Do", "when its windows expire"),
         (with_pardo(&finalizes), "Do", "finalizes bundles of a bounded job"),
         (own_windows, "Impulse", "pickled_python"),
     ] {
