@@ -99,7 +99,8 @@ fn a_window_of_ten_times_the_memory_stays_within_it() {
 #[test]
 fn accumulated_panes_are_read_again() {
     let storage = SpillingStorage::new();
-    let mut grouped = GroupByKey::new(by(repeat(super::count(10))), "Group".to_owned(), storage.clone(), None);
+    let mut grouped =
+        GroupByKey::new(by(repeat(super::count(10))), "Group".to_owned(), storage.clone(), None);
     for n in 0..5 {
         grouped.add(&block(n * 100..(n + 1) * 100, 10), ProcessingTime::from_millis(0)).unwrap();
         let all = (n + 1) * 100;
