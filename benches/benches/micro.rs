@@ -13,7 +13,9 @@ use beamline_benches::scripted::Builder;
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use prost::Message;
-use runner_core::plan::{Collection, Firing, Grain, Grouping, Merging, OutputTime, PlanGrain, plan_pipeline};
+use runner_core::plan::{
+    Asked, Collection, Firing, Grain, Grouping, Merging, OutputTime, PlanGrain, plan_pipeline,
+};
 use runner_core::ports::memory::MemoryStorage;
 use runner_core::runner_transforms::elements;
 use runner_core::runner_transforms::group_by_key::GroupByKey;
@@ -104,6 +106,7 @@ fn partition(criterion: &mut Criterion) {
 fn group_by_key(criterion: &mut Criterion) {
     let block = pairs();
     let grouping = Grouping {
+        asked: Asked::AfterEachBundle,
         key_coder: prefixed(),
         value_coder: prefixed(),
         window_coder: Coder::GlobalWindow,

@@ -39,7 +39,7 @@ pub use trigger::{
     AccumulationMode, ClosingBehavior, Firing, OnTimeBehavior, TimestampTransform, Trigger, Unfit,
 };
 pub(crate) use windows::runs_python;
-pub use windows::{Grouping, MapStage, MergeStage, Merging, OutputTime};
+pub use windows::{Asked, Grouping, MapStage, MergeStage, Merging, OutputTime};
 
 use crate::fault::Fault;
 use crate::fusion::{ExecutableStage, FusedPipeline};

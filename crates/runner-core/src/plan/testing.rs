@@ -9,7 +9,7 @@ use beam_model::pipeline::Environment;
 
 use super::test_stream::TestStreamElements;
 use super::{
-    AccessPattern, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
+    AccessPattern, Asked, Collection, CollectionId, EnvironmentIndex, ExecutionPlan, Firing, Grain, Grouping,
     LiveView, Merging, Node, OutputTime, Stage, StageSideInput, TestStream, TestStreamEvent,
     TestStreamSource,
 };
@@ -187,6 +187,7 @@ pub(crate) fn grouping(window_coder: Coder) -> Grouping {
         output_time: OutputTime::EndOfWindow,
         merging: Merging::Never,
         firing: Firing::default(),
+        asked: Asked::AfterEachElement,
         bounded: true,
     }
 }

@@ -33,9 +33,19 @@ pub struct Grouping {
     pub output_time: OutputTime,
     pub merging: Merging,
     pub firing: Firing,
+    pub asked: Asked,
     /// `PCollection.is_bounded` of the input. What is bounded needs no early results: each key and window
     /// has one pane, when all elements are there.
     pub bounded: bool,
+}
+
+/// When triggers are asked whether to fire, of what comes. The model leaves it open: a pane has "at least" so many elements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// As Flink and Prism have it: panes do not depend on how elements are bundled.
+    AfterEachElement,
+    /// As Python's own runners have it: one pane of all that comes together.
+    AfterEachBundle,
 }
 
 /// `OutputTime`: the event time of a group.
@@ -94,7 +104,9 @@ pub(super) fn grouping(
     let merging = merging(pipeline, wire, transform, &strategy)?;
     let mut firing = Firing::of(&strategy)
         .map_err(|unfit| Fault::runner(format!("{}: {unfit}", pipeline.name(transform))))?;
+    let mut asked = Asked::AfterEachElement;
     if is_pythons(pipeline, &strategy) {
+        asked = Asked::AfterEachBundle;
         // Its users cannot choose, and it writes EMIT_ALWAYS for want of a choice: its own runners close a
         // window without a word if nothing has come since the last pane, which is Beam's default.
         firing.closing_behavior = ClosingBehavior::EmitIfNonempty;
@@ -106,6 +118,7 @@ pub(super) fn grouping(
         output_time,
         merging,
         firing,
+        asked,
         bounded: pipeline.pcollection(input)?.is_bounded() != is_bounded::Enum::Unbounded,
     })
 }

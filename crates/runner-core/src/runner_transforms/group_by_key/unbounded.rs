@@ -1,8 +1,8 @@
 //! Grouping of an unbounded input: panes fire as triggers say.
 //!
-//! Triggers are asked after each element, so that what they fire does not depend on how elements were bundled; then when
-//! the watermark passes the end of the window or its expiry, and when the processing time that they wait for has come.
-//! Of a key whose windows the SDK merges they are asked when it has.
+//! Triggers are asked after each element, or when all of a bundle is in, by [`Asked`]; then when the watermark passes the
+//! end of the window or its expiry, and when the processing time that they wait for has come. Of a key whose windows the
+//! SDK merges they are asked when it has.
 //!
 //! Values go to disk when memory is short, those of the keys and windows that have most in memory first, and come back when a
 //! pane that has them is taken. All else that is known of a key and window stays in memory.
@@ -26,7 +26,7 @@ use super::trigger::When;
 use super::{Merged, Window, malformed, sessions};
 use crate::fault::Fault;
 use crate::metrics::Dropped;
-use crate::plan::{Grain, Grouping, Merging};
+use crate::plan::{Asked, Grain, Grouping, Merging};
 
 pub(super) struct Unbounded {
     grouping: Arc<Grouping>,
@@ -148,7 +148,8 @@ impl Unbounded {
         if !std::mem::replace(&mut cell.touched, true) {
             self.touched.push((id, window.into()));
         }
-        if !self.unmerged.contains(&id) && cell.is_ready(&self.rules, &when) {
+        let each = self.grouping.asked == Asked::AfterEachElement;
+        if each && !self.unmerged.contains(&id) && cell.is_ready(&self.rules, &when) {
             self.fire(id, &window.into())?;
         }
         Ok(true)

@@ -5,7 +5,7 @@ use beam_model::coders::Timing::{Early, Late, OnTime};
 use super::{
     Grouped, Pane, Windows, by, contents, count, delay, discarding, end_of_window, infos, lateness, repeat,
 };
-use crate::plan::{ClosingBehavior, Firing, Grouping, OnTimeBehavior, Trigger};
+use crate::plan::{Asked, ClosingBehavior, Firing, Grouping, OnTimeBehavior, Trigger};
 
 const FIXED: Windows = Windows::Fixed(10);
 const FIRST: (i64, i64) = (0, 10);
@@ -58,6 +58,15 @@ fn always_fires_with_every_element_and_not_for_nothing() {
     assert_eq!(infos(&panes), [(Early, 0, -1, true, false), (Early, 1, -1, false, false)]);
     assert_eq!(values(&grouped.add(&[(3, 3)])), [[3]]);
     assert!(grouped.close().is_empty());
+}
+
+#[test]
+fn python_has_one_pane_of_all_that_comes_together() {
+    let count = by(end_of_window(Some(count(1)), None));
+    let grouping = Grouping { asked: Asked::AfterEachBundle, ..discarding(count) };
+    let mut grouped = Grouped::new(FIXED, grouping);
+    assert_eq!(values(&grouped.add(&[(1, 1), (2, 2), (3, 3)])), [[1, 2, 3]]);
+    assert_eq!(values(&grouped.add(&[(4, 4)])), [[4]]);
 }
 
 #[test]

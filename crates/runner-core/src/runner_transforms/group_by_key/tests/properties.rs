@@ -10,7 +10,7 @@ use proptest::strategy::Union;
 use super::{Grouped, Pane, Windows, by, count, delay, discarding, lateness, sessions};
 use crate::plan::testing::grouping;
 use crate::plan::{
-    AccumulationMode, ClosingBehavior, Firing, Grouping, Merging, OnTimeBehavior, OutputTime, Trigger,
+    AccumulationMode, Asked, ClosingBehavior, Firing, Grouping, Merging, OnTimeBehavior, OutputTime, Trigger,
 };
 
 #[derive(Clone, Debug)]
@@ -74,8 +74,9 @@ pub(super) fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
     let closing = prop::sample::select(vec![ClosingBehavior::EmitAlways, ClosingBehavior::EmitIfNonempty]);
     let on_time = prop::sample::select(vec![OnTimeBehavior::FireAlways, OnTimeBehavior::FireIfNonempty]);
     let time = prop::sample::select(vec![OutputTime::EndOfWindow, OutputTime::Earliest, OutputTime::Latest]);
-    let parts = (windows(), triggers(), mode, closing, on_time, time, 0_i64..40);
-    parts.prop_map(|(windows, trigger, mode, closing, on_time, output_time, allowed_lateness)| {
+    let asked = prop::sample::select(vec![Asked::AfterEachElement, Asked::AfterEachBundle]);
+    let parts = (windows(), triggers(), mode, closing, on_time, time, 0_i64..40, asked);
+    parts.prop_map(|(windows, trigger, mode, closing, on_time, output_time, allowed_lateness, asked)| {
         let firing = Firing {
             trigger,
             accumulation_mode: mode,
@@ -89,7 +90,14 @@ pub(super) fn groupings() -> impl Strategy<Value = (Windows, Grouping)> {
         };
         (
             windows,
-            Grouping { firing, output_time, merging, bounded: false, ..grouping(Coder::IntervalWindow) },
+            Grouping {
+                firing,
+                output_time,
+                merging,
+                asked,
+                bounded: false,
+                ..grouping(Coder::IntervalWindow)
+            },
         )
     })
 }
@@ -217,6 +225,7 @@ proptest! {
 
     #[test]
     fn panes_do_not_depend_on_how_elements_are_bundled((windows, grouping) in groupings(), steps in steps()) {
+        let grouping = Grouping { asked: Asked::AfterEachElement, ..grouping };
         let singly = steps.iter().flat_map(|step| match step {
             Step::Add(elements) => elements.iter().map(|element| Step::Add(vec![*element])).collect(),
             Step::Watermark(_) | Step::Clock(_) => vec![step.clone()],
