@@ -204,15 +204,21 @@ def test_no_slots_are_told(endpoint, new_cluster):
     empty.stop()
 
 
+def _sleeping(endpoint, environment, cluster):
+  """A job that runs on that cluster, and goes on running."""
+  options = PipelineOptions(
+      harness.portable_options(endpoint, environment, [ON_FLINK, '--flink_master=' + cluster.master]))
+  pipeline = beam.Pipeline(options=options)
+  pipeline | beam.Create([1]) | beam.ParDo(_Sleep())  # pylint: disable=expression-not-assigned
+  result = pipeline.run()
+  cluster.wait(lambda: result.state == 'RUNNING', 60)
+  return result
+
+
 def test_a_jobmanager_that_forgets_fails_the_job(endpoint, external, new_cluster):
   forgetful = new_cluster(1)
   try:
-    options = PipelineOptions(
-        harness.portable_options(endpoint, external, [ON_FLINK, '--flink_master=' + forgetful.master]))
-    pipeline = beam.Pipeline(options=options)
-    pipeline | beam.Create([1]) | beam.ParDo(_Sleep())  # pylint: disable=expression-not-assigned
-    result = pipeline.run()
-    forgetful.wait(lambda: result.state == 'RUNNING', 60)
+    result = _sleeping(endpoint, external, forgetful)
     forgetful.jobmanager.kill()
     forgetful.jobmanager.wait()
     time.sleep(10)
@@ -227,12 +233,7 @@ def test_a_jobmanager_that_forgets_fails_the_job(endpoint, external, new_cluster
 def test_a_taskmanager_that_dies_fails_a_job_without_restarts(endpoint, external, new_cluster):
   mortal = new_cluster(1)
   try:
-    options = PipelineOptions(
-        harness.portable_options(endpoint, external, [ON_FLINK, '--flink_master=' + mortal.master]))
-    pipeline = beam.Pipeline(options=options)
-    pipeline | beam.Create([1]) | beam.ParDo(_Sleep())  # pylint: disable=expression-not-assigned
-    result = pipeline.run()
-    mortal.wait(lambda: result.state == 'RUNNING', 60)
+    result = _sleeping(endpoint, external, mortal)
     mortal.taskmanagers[0].kill()
     with pytest.raises(RuntimeError) as raised:
       result.wait_until_finish()

@@ -8,3 +8,14 @@ pub mod flink;
 pub mod native;
 
 pub use choice::BackendChoice;
+use runner_core::backend::Outcome;
+use runner_core::fault::Fault;
+use tokio::sync::watch;
+
+/// What a job's task says in the end, or that it broke off before.
+async fn outcome_of(mut said: watch::Receiver<Option<Outcome>>) -> Outcome {
+    let ended = said.wait_for(Option::is_some).await;
+    let outcome = ended.ok().and_then(|outcome| outcome.clone());
+    outcome
+        .unwrap_or_else(|| Outcome::Failed(Fault::runner("the job's task broke off; see the server's log")))
+}

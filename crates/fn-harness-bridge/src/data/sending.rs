@@ -8,6 +8,7 @@ use beam_model::fn_execution::{Elements, elements};
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::Frame;
 use prost::Message;
+use prost::encoding::encode_varint;
 use tokio_stream::Stream;
 use tonic::Status;
 use tonic::codegen::http::{HeaderMap, HeaderValue};
@@ -109,21 +110,12 @@ fn write_data(head: &mut BytesMut, rest: &elements::Data, elements: usize) {
     let mut length = rest.len();
     if elements > 0 {
         rest.push(BYTES);
-        write_length(&mut rest, elements);
+        encode_varint(elements as u64, &mut rest);
         length = rest.len() + elements;
     }
     head.put_u8(DATA);
-    write_length(head, length);
+    encode_varint(length as u64, head);
     head.extend_from_slice(&rest);
-}
-
-/// As a varint.
-fn write_length(out: &mut impl BufMut, mut length: usize) {
-    while length >= 0x80 {
-        out.put_u8((length & 0x7f) as u8 | 0x80);
-        length >>= 7;
-    }
-    out.put_u8(length as u8);
 }
 
 #[cfg(test)]

@@ -56,12 +56,7 @@ impl PipelineResult for FlinkJob {
     }
 
     async fn finished(&self) -> Outcome {
-        let mut outcome = self.outcome.clone();
-        let ended = outcome.wait_for(Option::is_some).await;
-        let outcome = ended.ok().and_then(|outcome| outcome.clone());
-        outcome.unwrap_or_else(|| {
-            Outcome::Failed(Fault::runner("the job's task broke off; see the server's log"))
-        })
+        crate::outcome_of(self.outcome.clone()).await
     }
 }
 
