@@ -182,10 +182,10 @@ impl EnvironmentOverrides {
                 let Ok(mut choice) = AnyOfEnvironmentPayload::decode(environment.payload.clone()) else {
                     return false;
                 };
-                let rewritten = choice.environments.iter_mut().fold(false, |rewritten, one| {
-                    // Each of them, not only the first.
-                    self.rewrite(one, nesting - 1) || rewritten
-                });
+                let mut rewritten = false;
+                for one in &mut choice.environments {
+                    rewritten |= self.rewrite(one, nesting - 1);
+                }
                 if rewritten {
                     environment.payload = choice.encode_to_vec().into();
                 }
