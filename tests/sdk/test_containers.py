@@ -85,6 +85,14 @@ def test_images_are_pulled_when_they_are_to_be(docker, tmp_path):
     assert len([line for line in commands(docker) if line.startswith('pull ')]) == pulls, policy
 
 
+def test_another_image_in_place_of_the_one_named(docker, tmp_path):
+  flags = ['--docker-command', str(docker / 'docker'), '--environment-override', 'example/beam_(.*)=DOCKER:mirror/$1']
+  with serve(*flags) as server:
+    harness.run_cases(SOME[:1], options(server, IMAGE), tmp_path)
+  runs = [line.split() for line in commands(docker) if line.startswith('run ')]
+  assert runs and all('mirror/python:1' in run and IMAGE not in run for run in runs), runs
+
+
 def test_an_image_that_is_nowhere(docker):
   with serve('--docker-command', str(docker / 'docker')) as server:
     error = failure_of(one_step, options(server, 'nowhere/beam:1'))

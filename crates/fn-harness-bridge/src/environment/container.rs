@@ -66,7 +66,8 @@ impl Containers {
         }
         Err(format!(
             "needs the command {:?} to run containers, which is not on the machine where the runner runs; install it \
-             there, or use --environment_type=LOOPBACK, EXTERNAL (with a worker pool) or PROCESS",
+             there, or use --environment_type=LOOPBACK, EXTERNAL (with a worker pool) or PROCESS, or a server that is \
+             started with --environment-override",
             self.command
         ))
     }
@@ -146,7 +147,7 @@ impl ContainerImage {
             return Ok(Ok(()));
         }
         let said = String::from_utf8_lossy(&output.stderr);
-        Ok(Err(said.trim().lines().last().unwrap_or("it did not say why").to_owned()))
+        Ok(Err(said.trim().lines().last().unwrap_or("it did not say why").trim_end_matches('.').to_owned()))
     }
 
     /// Errors: what is wrong, to follow "worker … of environment …".

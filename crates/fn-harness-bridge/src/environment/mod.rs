@@ -219,7 +219,9 @@ fn choose(environment: &Environment, nesting: usize) -> (Environment, Launcher) 
             DockerPayload::decode(payload).map_or_else(malformed, ContainerImage::launcher)
         }
         _ => Launcher::Unsupported(
-            "is of a kind that is not known here; use LOOPBACK, EXTERNAL, PROCESS or DOCKER".to_owned(),
+            "is of a kind that is not known here; use LOOPBACK, EXTERNAL, PROCESS or DOCKER, \
+             or a server that is started with --environment-override"
+                .to_owned(),
         ),
     };
     (environment.clone(), launcher)
