@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fn_harness_bridge::{Containers, Pull};
 use translators::EnvironmentOverride;
 use translators::flink::MAVEN_CENTRAL;
 
@@ -73,6 +74,8 @@ pub(crate) struct ServeConfig {
     /// need not wait for them to start. They end after so long without one; 0 has none stand by
     #[arg(long, default_value = "60s", value_parser = parse_time, env = "BEAMLINE_STANDBY_WORKER_TIMEOUT")]
     pub(crate) standby_worker_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) docker: DockerFlags,
     /// Memory for the data of all jobs, like 512MiB or 4GiB; what is more goes to disk. By default half of what the
     /// machine has, or its control group may have
     #[arg(long, value_parser = crate::memory::parse_size, env = "BEAMLINE_MEMORY_LIMIT")]
@@ -125,6 +128,46 @@ pub(crate) struct ServeConfig {
     idle_shutdown_timeout: Option<IdleTimeout>,
     #[command(flatten)]
     peers: PeerFlags,
+}
+
+/// How workers of DOCKER environments are run.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DockerFlags {
+    /// The command that runs containers: docker, or what takes the same arguments, such as podman
+    #[arg(long, default_value = "docker", env = "BEAMLINE_DOCKER_COMMAND")]
+    docker_command: String,
+    /// An option of `docker run` for all workers' containers, like --docker-run-option=--volume=/data:/data; may be
+    /// given again
+    #[arg(long, allow_hyphen_values = true)]
+    docker_run_option: Vec<String>,
+    /// When images of workers are pulled; missing: if this machine has none of that name, always: for each job
+    #[arg(long, value_enum, default_value_t = DockerPull::Missing, env = "BEAMLINE_DOCKER_PULL")]
+    docker_pull: DockerPull,
+    /// How long an image may take to be pulled
+    #[arg(long, default_value = "10m", value_parser = parse_time)]
+    docker_pull_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DockerPull {
+    Missing,
+    Always,
+    Never,
+}
+
+impl DockerFlags {
+    pub(crate) fn containers(&self) -> Containers {
+        Containers {
+            command: self.docker_command.clone(),
+            run_options: self.docker_run_option.clone(),
+            pull: match self.docker_pull {
+                DockerPull::Missing => Pull::Missing,
+                DockerPull::Always => Pull::Always,
+                DockerPull::Never => Pull::Never,
+            },
+            pull_timeout: self.docker_pull_timeout,
+        }
+    }
 }
 
 #[derive(Args, Debug)]

@@ -114,6 +114,16 @@ fn memory() {
 }
 
 #[test]
+fn containers() {
+    let containers = |line| serve(line).docker.containers();
+    let line = "serve --docker-run-option=--volume=/a:/a --docker_run_option --init --docker-pull never";
+    let told = containers(line);
+    assert_eq!(told.run_options, ["--volume=/a:/a", "--init"]);
+    assert_eq!((told.pull, told.command.as_str()), (Pull::Never, "docker"));
+    assert_eq!(containers("serve").pull, Pull::Missing);
+}
+
+#[test]
 fn standby_workers() {
     let timeout = |line| serve(line).standby_worker_timeout;
     assert_eq!(timeout("serve"), Duration::from_secs(60));

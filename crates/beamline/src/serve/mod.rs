@@ -133,6 +133,7 @@ fn wire(
         slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
         standby_time: config.standby_worker_timeout,
         not_for_workers: allocator::not_for_workers(),
+        containers: config.docker.containers(),
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());
