@@ -23,7 +23,7 @@ SEEDS ?= 10000
 SDK_TEST_SECONDS ?= 2100
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance conformance-go flink-test bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance conformance-go conformance-java flink-test bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -59,6 +59,9 @@ conformance: release $(VENV)/conformance.stamp ## the SDK's own suites, to docs/
 
 conformance-go: release ## the Go SDK's own integration tests with Go workers; needs Go (ARGS='--prism PATH')
 	$(PYTHON) tests/conformance/go_suite.py --beamline $(RELEASE_BIN) $(ARGS)
+
+conformance-java: release ## the Java SDK's own ValidatesRunner tests with Java workers; needs Java and Maven (ARGS='--prism PATH')
+	$(PYTHON) tests/conformance/java_suite.py --beamline $(RELEASE_BIN) $(ARGS)
 
 bench: release venv ## whole jobs beside their peers, to docs/benchmarks.md (ARGS='--job NAME' for some, printed only)
 	cargo build --release -p beamline-benches --bin floor

@@ -78,6 +78,23 @@ impl WireCoders {
         self.add_standard(&format!("{id}_prefixed"), urns::LENGTH_PREFIX, &[id])
     }
 
+    /// For a coder of groups whose values may be tokens, that of groups with all of their values; else the same.
+    pub fn without_tokens(&mut self, id: &str) -> String {
+        let Some([key, values]) = self.components(id, urns::KV) else { return id.to_owned() };
+        let Some([value]) = self.components(values, urns::STATE_BACKED_ITERABLE) else {
+            return id.to_owned();
+        };
+        let (key, values, value) = (key.clone(), format!("{values}_whole"), value.clone());
+        let values = self.add_standard(&values, urns::ITERABLE, &[&value]);
+        self.add_standard(&format!("{id}_whole"), urns::KV, &[&key, &values])
+    }
+
+    /// Of a coder with this URN.
+    fn components(&self, id: &str, urn: &str) -> Option<&[String]> {
+        let coder = self.coders.get(id)?;
+        coder.spec.as_ref().is_some_and(|spec| spec.urn == urn).then_some(&coder.component_coder_ids)
+    }
+
     /// The id of the coder of windowed values of wire coder `element` in windows of wire coder `window`.
     pub fn windowed(&mut self, element: &str, window: &str) -> String {
         self.add_standard(&format!("{element}_windowed_{window}"), urns::WINDOWED_VALUE, &[element, window])

@@ -54,7 +54,8 @@ pub(super) fn build(
     for id in crossing {
         let coder = wire.wire(&pipeline.pcollection(id)?.coder_id)?;
         if let Some(pcollection) = descriptor.pcollections.get_mut(id) {
-            pcollection.coder_id = coder;
+            // Java workers can only make sense of tokens as they read: they refuse a PCollection that has any.
+            pcollection.coder_id = wire.without_tokens(&coder);
         }
     }
 
@@ -140,4 +141,44 @@ fn stage_name(pipeline: &QueryablePipeline, index: usize, stage: &ExecutableStag
         names.push(format!("{more} more"));
     }
     format!("stage {index} ({})", names.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use beam_model::coders::Coder;
+    use beam_model::pipeline::Pipeline;
+    use prost::Message;
+
+    use super::*;
+    use crate::plan::{PlanGrain, plan_pipeline};
+
+    /// Java workers have no coder of tokens but in the port that they read.
+    #[test]
+    fn only_the_port_has_tokens_for_values() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden/co_group_by_key.pb");
+        let pipeline = Pipeline::decode(std::fs::read(path).unwrap().as_slice()).unwrap();
+        let plan = plan_pipeline(&pipeline, PlanGrain::Default).unwrap();
+        let mut read = 0;
+        for (_, stage) in plan.stages() {
+            let input = &plan.collections[stage.input.0];
+            let descriptor = &stage.spec.descriptor;
+            let coder = |id: &str| Coder::from_proto(id, &descriptor.coders).unwrap();
+            let port = descriptor.transforms[&stage.source].spec.as_ref().unwrap();
+            let port = RemoteGrpcPort::decode(port.payload.clone()).unwrap();
+            let Coder::WindowedValue { value: element, .. } = coder(&port.coder_id) else {
+                panic!("{port:?}")
+            };
+            assert_eq!(*element, *input.element_coder);
+            if let Coder::Kv(key, values) = &*element
+                && let Coder::StateBackedIterable(value) = &**values
+            {
+                let whole = Coder::Kv(key.clone(), Box::new(Coder::Iterable(value.clone())));
+                assert_eq!(coder(&descriptor.pcollections[&input.id].coder_id), whole);
+                read += 1;
+            }
+        }
+        assert!(read > 0, "a stage reads groups");
+    }
 }

@@ -68,8 +68,8 @@ pub enum Trigger {
     ElementCount(u32),
     /// So long after the first element of a pane.
     AfterProcessingTime(Vec<TimestampTransform>),
-    /// Once the producers' processing time has reached that of the elements' arrival. Elements come here
-    /// when their bundle is done, so that it always has.
+    /// Once the producers' processing time has reached that of the arrival of a pane's first element. Elements come
+    /// here when their bundle is done, so that it has as soon as all of them are in.
     AfterSynchronizedProcessingTime,
     AfterAll(Vec<Trigger>),
     AfterAny(Vec<Trigger>),
@@ -198,6 +198,32 @@ impl Trigger {
             return Unfit::invalid(format!("groups with a trigger {of} of nothing"));
         }
         parts.iter().map(Self::of).collect()
+    }
+
+    /// The same trigger as the Python SDK has it: what waits for synchronized processing time is ready whenever it is
+    /// asked, and never finished.
+    pub(crate) fn as_python_has_it(&self) -> Self {
+        let boxed = |part: &Self| Box::new(part.as_python_has_it());
+        let all = |parts: &[Self]| parts.iter().map(Self::as_python_has_it).collect();
+        match self {
+            Self::AfterSynchronizedProcessingTime => Self::Always,
+            Self::Default
+            | Self::Never
+            | Self::Always
+            | Self::ElementCount(_)
+            | Self::AfterProcessingTime(_) => self.clone(),
+            Self::AfterEndOfWindow { early, late } => Self::AfterEndOfWindow {
+                early: early.as_deref().map(boxed),
+                late: late.as_deref().map(boxed),
+            },
+            Self::AfterAll(parts) => Self::AfterAll(all(parts)),
+            Self::AfterAny(parts) => Self::AfterAny(all(parts)),
+            Self::AfterEach(parts) => Self::AfterEach(all(parts)),
+            Self::Repeat(part) => Self::Repeat(boxed(part)),
+            Self::OrFinally { main, finally } => {
+                Self::OrFinally { main: boxed(main), finally: boxed(finally) }
+            }
+        }
     }
 
     /// Whether it may fire before the window's end.

@@ -107,6 +107,7 @@ pub(super) fn grouping(
     let mut asked = Asked::AfterEachElement;
     if is_pythons(pipeline, &strategy) {
         asked = Asked::AfterEachBundle;
+        firing.trigger = firing.trigger.as_python_has_it();
         // Its users cannot choose, and it writes EMIT_ALWAYS for want of a choice: its own runners close a
         // window without a word if nothing has come since the last pane, which is Beam's default.
         firing.closing_behavior = ClosingBehavior::EmitIfNonempty;

@@ -35,6 +35,8 @@ pub(super) struct Unbounded {
     index: Index,
     watermarks: Watermarks,
     now: ProcessingTime,
+    /// A bundle is being added.
+    adding: bool,
     /// What the block that is being added has changed.
     touched: Vec<(KeyId, Window)>,
     /// Keys with windows that only the SDK can merge and has not been asked to. They do not fire.
@@ -56,6 +58,7 @@ impl Unbounded {
             index: Index::default(),
             watermarks: Watermarks { input: EventTime::MIN, output: EventTime::MIN },
             now: ProcessingTime::MIN,
+            adding: false,
             touched: Vec::new(),
             unmerged: BTreeSet::new(),
             fired: Fired::default(),
@@ -73,9 +76,11 @@ impl Unbounded {
         now: ProcessingTime,
     ) -> Result<(), Fault> {
         self.now = self.now.max(now);
+        self.adding = true;
         for block in blocks {
             self.add_block(&block?)?;
         }
+        self.adding = false;
         for (key, window) in std::mem::take(&mut self.touched) {
             let cell = self.keys.get(key).and_then(|keyed| keyed.windows.get(&window));
             // It is not there if another element of the block has merged it away.
@@ -345,7 +350,12 @@ impl Unbounded {
     }
 
     fn when(&self, end: WindowEnd) -> When {
-        When { watermark: self.watermarks.input, end_of_window: end.time(), now: self.now }
+        When {
+            watermark: self.watermarks.input,
+            end_of_window: end.time(),
+            now: self.now,
+            more_to_come: self.adding,
+        }
     }
 
     /// Bytes of the panes that have fired.

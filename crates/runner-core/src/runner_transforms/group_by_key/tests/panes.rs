@@ -70,6 +70,19 @@ fn python_has_one_pane_of_all_that_comes_together() {
 }
 
 #[test]
+fn synchronized_processing_time_has_one_pane_of_all_that_comes_together() {
+    let trigger = Trigger::AfterSynchronizedProcessingTime;
+    let mut repeated = Grouped::new(FIXED, discarding(by(repeat(trigger.clone()))));
+    assert_eq!(values(&repeated.add(&[(1, 1), (2, 2), (3, 3)])), [[1, 2, 3]]);
+    assert!(repeated.clock(9).is_empty());
+    assert_eq!(values(&repeated.add(&[(4, 4)])), [[4]]);
+    let mut once = Grouped::new(FIXED, by(trigger));
+    assert_eq!(values(&once.add(&[(1, 1), (2, 2)])), [[1, 2]]);
+    assert!(once.add(&[(3, 3)]).is_empty() && once.watermark(200).is_empty());
+    assert_eq!(once.groups.dropped().closed, 1);
+}
+
+#[test]
 fn a_count_fires_once_and_what_follows_is_dropped() {
     for grouping in [by(count(3)), discarding(by(count(3)))] {
         let mut grouped = Grouped::new(FIXED, grouping);

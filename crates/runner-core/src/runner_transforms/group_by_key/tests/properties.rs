@@ -223,9 +223,12 @@ proptest! {
         }
     }
 
+    /// Save those of synchronized processing time, which are all that comes together.
     #[test]
     fn panes_do_not_depend_on_how_elements_are_bundled((windows, grouping) in groupings(), steps in steps()) {
-        let grouping = Grouping { asked: Asked::AfterEachElement, ..grouping };
+        let trigger = grouping.firing.trigger.as_python_has_it();
+        let firing = Firing { trigger, ..grouping.firing };
+        let grouping = Grouping { firing, asked: Asked::AfterEachElement, ..grouping };
         let singly = steps.iter().flat_map(|step| match step {
             Step::Add(elements) => elements.iter().map(|element| Step::Add(vec![*element])).collect(),
             Step::Watermark(_) | Step::Clock(_) => vec![step.clone()],

@@ -7,6 +7,7 @@ mod after_any;
 mod after_each;
 mod after_end_of_window;
 mod after_processing_time;
+mod after_synchronized_processing_time;
 mod element_count;
 mod or_finally;
 mod repeat;
@@ -24,6 +25,7 @@ use after_any::AfterAny;
 use after_each::AfterEach;
 use after_end_of_window::AfterEndOfWindow;
 use after_processing_time::AfterProcessingTime;
+use after_synchronized_processing_time::AfterSynchronizedProcessingTime;
 use element_count::ElementCount;
 use or_finally::OrFinally;
 use repeat::Repeat;
@@ -37,6 +39,8 @@ pub(super) struct When {
     /// The last event time in the window.
     pub(super) end_of_window: EventTime,
     pub(super) now: ProcessingTime,
+    /// Some of the elements that came together have not been added yet.
+    pub(super) more_to_come: bool,
 }
 
 impl When {
@@ -74,6 +78,7 @@ pub(super) enum Machine {
     AfterEndOfWindow(AfterEndOfWindow),
     ElementCount(ElementCount),
     AfterProcessingTime(AfterProcessingTime),
+    AfterSynchronizedProcessingTime(AfterSynchronizedProcessingTime),
     AfterAll(AfterAll),
     AfterAny(AfterAny),
     AfterEach(AfterEach),
@@ -86,13 +91,16 @@ impl Machine {
         match trigger {
             Trigger::Default => Self::Default(Default),
             Trigger::Never => Self::Never(Never),
-            Trigger::Always | Trigger::AfterSynchronizedProcessingTime => Self::Always(Always),
+            Trigger::Always => Self::Always(Always),
             Trigger::AfterEndOfWindow { early, late } => {
                 Self::AfterEndOfWindow(AfterEndOfWindow::new(early.as_deref(), late.as_deref()))
             }
             Trigger::ElementCount(count) => Self::ElementCount(ElementCount::new(*count)),
             Trigger::AfterProcessingTime(transforms) => {
                 Self::AfterProcessingTime(AfterProcessingTime::new(transforms))
+            }
+            Trigger::AfterSynchronizedProcessingTime => {
+                Self::AfterSynchronizedProcessingTime(AfterSynchronizedProcessingTime::default())
             }
             Trigger::AfterAll(parts) => Self::AfterAll(AfterAll::new(Self::all(parts))),
             Trigger::AfterAny(parts) => Self::AfterAny(AfterAny::new(Self::all(parts))),
@@ -116,6 +124,7 @@ impl Machine {
             Self::AfterEndOfWindow(state) => state,
             Self::ElementCount(state) => state,
             Self::AfterProcessingTime(state) => state,
+            Self::AfterSynchronizedProcessingTime(state) => state,
             Self::AfterAll(state) => state,
             Self::AfterAny(state) => state,
             Self::AfterEach(state) => state,
@@ -132,6 +141,7 @@ impl Machine {
             Self::AfterEndOfWindow(state) => state,
             Self::ElementCount(state) => state,
             Self::AfterProcessingTime(state) => state,
+            Self::AfterSynchronizedProcessingTime(state) => state,
             Self::AfterAll(state) => state,
             Self::AfterAny(state) => state,
             Self::AfterEach(state) => state,
@@ -146,6 +156,9 @@ impl Machine {
             (Self::AfterEndOfWindow(state), Self::AfterEndOfWindow(other)) => state.absorb(other),
             (Self::ElementCount(state), Self::ElementCount(other)) => state.absorb(other),
             (Self::AfterProcessingTime(state), Self::AfterProcessingTime(other)) => state.absorb(other),
+            (Self::AfterSynchronizedProcessingTime(state), Self::AfterSynchronizedProcessingTime(other)) => {
+                state.absorb(other);
+            }
             (Self::AfterAll(state), Self::AfterAll(other)) => state.absorb(other),
             (Self::AfterAny(state), Self::AfterAny(other)) => state.absorb(other),
             (Self::AfterEach(state), Self::AfterEach(other)) => state.absorb(other),
@@ -159,6 +172,7 @@ impl Machine {
                 | Self::AfterEndOfWindow(_)
                 | Self::ElementCount(_)
                 | Self::AfterProcessingTime(_)
+                | Self::AfterSynchronizedProcessingTime(_)
                 | Self::AfterAll(_)
                 | Self::AfterAny(_)
                 | Self::AfterEach(_)

@@ -13,6 +13,7 @@ fn at(watermark: i64, now: i64) -> When {
         watermark: EventTime(watermark),
         end_of_window: EventTime(END),
         now: ProcessingTime::from_millis(now),
+        more_to_come: false,
     }
 }
 
@@ -64,7 +65,6 @@ fn default_fires_from_the_end_of_the_window_on() {
 #[test]
 fn always_and_never() {
     fires(&Trigger::Always, &[(1, 0, 0, true), (1, 0, 0, true)], false);
-    fires(&Trigger::AfterSynchronizedProcessingTime, &[(1, 0, 0, true), (1, 0, 0, true)], false);
     fires(&Trigger::Never, &[(1, 0, 0, false), (9, 1000, 1000, false)], false);
 }
 
@@ -145,6 +145,29 @@ fn processing_time_is_aligned() {
     assert_eq!(due(i64::MAX), Some(ProcessingTime::MAX.millis()));
     let first = ProcessingTime::MIN.millis();
     assert_eq!(due(i64::MIN), Some(first + 8), "the first of 2 + 10 n from {first} + 3 on");
+}
+
+#[test]
+fn synchronized_processing_time_awaits_what_comes_together() {
+    let trigger = Trigger::AfterSynchronizedProcessingTime;
+    fires(&trigger, &[(0, 0, 0, false), (3, 0, 0, true), (1, 0, 9, false)], true);
+    let repeated = repeat(trigger.clone());
+    fires(&repeated, &[(2, 0, 0, true), (0, 0, 9, false), (1, 0, 9, true)], false);
+    let mut machine = Machine::new(&repeated);
+    let among_others = When { more_to_come: true, ..at(0, 0) };
+    assert!(!step(&mut machine, 1, among_others) && !step(&mut machine, 1, among_others));
+    assert!(step(&mut machine, 0, at(0, 0)) && !step(&mut machine, 0, at(0, 0)));
+    // Another part may fire in between, and takes with it what had come till then.
+    let any = repeat(Trigger::AfterAny(vec![count(2), trigger.clone()]));
+    let mut machine = Machine::new(&any);
+    assert!(!step(&mut machine, 1, among_others) && step(&mut machine, 1, among_others));
+    assert!(!step(&mut machine, 0, at(0, 0)));
+    assert!(merged(&trigger, &[(1, 0, 0)], &[], at(0, 0)).is_finished());
+    let mut waiting = Machine::new(&trigger);
+    waiting.add(1, &among_others);
+    let mut other = Machine::new(&trigger);
+    other.absorb(&waiting);
+    assert!(other.should_fire(&at(0, 0)));
 }
 
 #[test]
