@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use beam_model::pipeline::Pipeline;
-use runner_core::backend::{JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
+use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
 use runner_core::fault::Fault;
 use runner_core::graph::QueryablePipeline;
 use sha2::{Digest, Sha256};
@@ -94,12 +94,18 @@ pub(super) fn start(config: Arc<FlinkConfig>, invocation: JobInvocation) -> Arc<
     let (wish, wished) = watch::channel(Wish::GoOn);
     let (ended, outcome) = watch::channel(None);
     let settings = FlinkSettings::read(&invocation.options, &config);
-    let can_drain = settings.as_ref().is_ok_and(|settings| {
-        QueryablePipeline::new(&invocation.pipeline)
-            .is_ok_and(|pipeline| supported::is_streaming(&pipeline, settings))
-    });
+    let (can_drain, warnings) = match (&settings, QueryablePipeline::new(&invocation.pipeline)) {
+        (Ok(settings), Ok(pipeline)) => {
+            (supported::is_streaming(&pipeline, settings), supported::warnings(&pipeline, settings))
+        }
+        // Prepare has read both; they are the same.
+        (Err(_), _) | (_, Err(_)) => (false, Vec::new()),
+    };
     let job = FlinkJob { metrics: Arc::clone(&metrics), wish, outcome, can_drain };
     tokio::spawn(async move {
+        for warning in warnings {
+            invocation.listener.message(Importance::Warning, warning);
+        }
         let outcome = match settings {
             Ok(settings) => {
                 let context = Context {
