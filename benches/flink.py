@@ -102,8 +102,7 @@ def measure(arguments, folder):
   times = {way: [] for way in WAYS}
   try:
     cluster.start(1)
-    flags = ['--backend', 'flink', '--flink-master', cluster.master, '--flink-runner-jar', jar,
-             '--artifacts-dir', os.path.join(folder, 'ours')]
+    flags = ['--backend', 'flink', '--flink-master', cluster.master, '--flink-runner-jar', jar]
     with BeamlineServer(arguments.beamline, flags) as ours, \
         JobServer(jar, cluster.master, os.path.join(folder, 'theirs')) as theirs:
       endpoints = {OURS: ours.endpoint, JOB_SERVER: theirs.endpoint}

@@ -82,14 +82,13 @@ def folder_of(suite, way, k=None):
 def start_suite(arguments, suite, way, cluster, folder):
   """Starts a suite with a job server of its own."""
   jar = os.path.abspath(os.path.join(arguments.home, 'runner.jar'))
-  artifacts = tempfile.mkdtemp(prefix='artifacts-', dir=cluster.folder)
   if way == OURS:
     server = [
         os.path.abspath(arguments.beamline), 'serve', '--job-host=127.0.0.1', '--job-port={port}',
-        '--artifact-port=0', '--artifacts-dir', artifacts, '--backend=flink', '--flink-master',
-        cluster.master, '--flink-runner-jar', jar
+        '--artifact-port=0', '--backend=flink', '--flink-master', cluster.master, '--flink-runner-jar', jar
     ]
   else:
+    artifacts = tempfile.mkdtemp(prefix='artifacts-', dir=cluster.folder)
     server = flink_cluster.job_server_command(jar, cluster.master, '{port}', artifacts, jvm=JVM)
   command = [
       sys.executable, str(CONFORMANCE / 'run_suite.py'), '--serve', shlex.join(server),

@@ -191,7 +191,7 @@ fn choose(environment: &Environment, nesting: usize) -> (Environment, Launcher) 
         },
         environments::DOCKER | environments::DEFAULT => Launcher::Unsupported(
             "needs containers, which this runner does not start yet; use --environment_type=LOOPBACK, \
-             EXTERNAL (with a worker pool) or PROCESS"
+             EXTERNAL (with a worker pool) or PROCESS, or a server that is started with --environment-override"
                 .to_owned(),
         ),
         _ => Launcher::Unsupported(

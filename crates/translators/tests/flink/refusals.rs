@@ -9,7 +9,7 @@ use beam_model::urns::standard_user_state_types;
 use runner_core::backend::{Importance, PortablePipelineRunner, Refusal};
 use runner_core::options::PipelineOptions;
 use translators::BackendChoice;
-use translators::flink::{FlinkConfig, FlinkError, FlinkRunner};
+use translators::flink::{FlinkConfig, FlinkError, FlinkRunner, JobsOnFlink};
 
 use super::scripted_flink::*;
 use super::support::*;
@@ -106,6 +106,23 @@ fn a_job_needs_a_cluster_and_a_runner() {
     let bare = FlinkRunner::new(FlinkConfig::default()).unwrap();
     let refusal = bare.prepare(&bounded(), &options(&[ON_A_CLUSTER])).unwrap_err();
     assert!(refusal.invalid[0].reason.contains("--flink-runner-jar"), "{refusal:?}");
+}
+
+#[test]
+fn a_detached_job_needs_workers_that_stay() {
+    let loopback = ("environment_type", "LOOPBACK");
+    let refused = refusal(&bounded(), &[ON_A_CLUSTER, ("detached", "true"), loopback]);
+    assert!(refused.invalid[0].reason.contains("goes on without its client"), "{refused:?}");
+    assert!(Backend::new().runner.prepare(&bounded(), &options(&[ON_A_CLUSTER, loopback])).is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let config = FlinkConfig {
+        jobs: JobsOnFlink::Detached,
+        runner_jars: vec![write_runner_jar(&folder, "1.19.0")],
+        ..FlinkConfig::default()
+    };
+    let detached = FlinkRunner::new(config).unwrap();
+    assert!(detached.prepare(&bounded(), &options(&[ON_A_CLUSTER, loopback])).is_err());
+    assert!(detached.prepare(&bounded(), &options(&[ON_A_CLUSTER])).is_ok());
 }
 
 #[test]

@@ -15,7 +15,7 @@ use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use runner_core::backend::{
-    Importance, JobInvocation, JobListener, Outcome, PipelineResult, PortablePipelineRunner,
+    Importance, JobInvocation, JobListener, Outcome, PipelineResult, PortablePipelineRunner, ResumedJob,
 };
 use runner_core::fault::Fault;
 use runner_core::options::PipelineOptions;
@@ -56,8 +56,28 @@ impl Backend {
     pub fn with_patience(patience: Patience) -> Self {
         let folder = TempDir::new().unwrap();
         let runner_jars = vec![write_runner_jar(&folder, "1.19.0")];
-        let config = FlinkConfig { master: None, runner_jars, temp_dir: folder.path().to_owned(), patience };
+        let config = FlinkConfig {
+            runner_jars,
+            temp_dir: folder.path().to_owned(),
+            patience,
+            ..FlinkConfig::default()
+        };
         Self { runner: FlinkRunner::new(config).unwrap(), folder }
+    }
+
+    /// Goes on with a job that an earlier server has noted this of.
+    pub async fn resume(&self, pipeline: Pipeline, options: PipelineOptions, note: Option<String>) -> Job {
+        let listener = Arc::new(Heard::default());
+        let job = ResumedJob {
+            job_id: JOB_ID.to_owned(),
+            job_name: "wordcount".to_owned(),
+            pipeline,
+            options,
+            note,
+            listener: Arc::clone(&listener) as _,
+        };
+        let result = self.runner.resume("flink", job).await.unwrap();
+        Job { result, listener }
     }
 
     pub async fn run(&self, pipeline: Pipeline, options: PipelineOptions) -> Job {
@@ -109,6 +129,7 @@ impl Job {
 
 #[derive(Default)]
 pub struct Heard {
+    pub notes: Mutex<Vec<String>>,
     pub running: Mutex<u32>,
     pub messages: Mutex<Vec<(Importance, String)>>,
 }
@@ -130,6 +151,10 @@ impl JobListener for Heard {
 
     fn message(&self, importance: Importance, text: String) {
         self.messages.lock().unwrap().push((importance, text));
+    }
+
+    fn note(&self, note: String) {
+        self.notes.lock().unwrap().push(note);
     }
 }
 
