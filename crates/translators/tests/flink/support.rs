@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use beam_model::pipeline::{
-    ArtifactInformation, Coder, Components, FunctionSpec, PCollection, PTransform, Pipeline,
+    ArtifactInformation, Coder, Components, FunctionSpec, PCollection, PTransform, ParDoPayload, Pipeline,
     WindowingStrategy, is_bounded,
 };
 use beam_model::urns::{global_windows_payload, standard_coders, standard_p_transforms::primitives};
+use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use runner_core::backend::{
@@ -215,4 +216,30 @@ pub fn impulse(boundedness: is_bounded::Enum) -> Pipeline {
 
 pub fn bounded() -> Pipeline {
     impulse(is_bounded::Enum::Bounded)
+}
+
+/// The Impulse, and a ParDo after it that is called `Do`.
+pub fn with_pardo(payload: &ParDoPayload) -> Pipeline {
+    let mut pipeline = bounded();
+    let components = pipeline.components.as_mut().unwrap();
+    let coder = |urn: &str, parts: &[&str]| Coder {
+        spec: spec(urn),
+        component_coder_ids: parts.iter().map(|part| (*part).to_owned()).collect(),
+    };
+    components.coders.insert("kv".to_owned(), coder(standard_coders::KV, &["bytes", "bytes"]));
+    components.pcollections.get_mut("p").unwrap().coder_id = "kv".to_owned();
+    let made = PCollection { coder_id: "bytes".to_owned(), ..components.pcollections["p"].clone() };
+    components.pcollections.insert("q".to_owned(), made);
+    let mut do_ = PTransform {
+        spec: spec(primitives::PAR_DO),
+        unique_name: "Do".to_owned(),
+        inputs: BTreeMap::from([("in".to_owned(), "p".to_owned())]),
+        outputs: BTreeMap::from([("out".to_owned(), "q".to_owned())]),
+        ..Default::default()
+    };
+    do_.spec.as_mut().unwrap().payload = payload.encode_to_vec().into();
+    components.transforms.insert("do".to_owned(), do_);
+    components.environments.insert("e".to_owned(), Default::default());
+    pipeline.root_transform_ids.push("do".to_owned());
+    pipeline
 }

@@ -13,7 +13,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use beam_model::pipeline::Pipeline;
-use runner_core::backend::{JobInvocation, JobListener, MetricResults, Outcome, PipelineResult, ResumedJob};
+use runner_core::backend::{
+    Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult, ResumedJob,
+};
 use runner_core::fault::Fault;
 use runner_core::graph::QueryablePipeline;
 use runner_core::options::PipelineOptions;
@@ -198,6 +200,11 @@ async fn run(
     invocation: JobInvocation,
     mut wished: watch::Receiver<Wish>,
 ) -> Outcome {
+    if let Ok(pipeline) = QueryablePipeline::new(&invocation.pipeline) {
+        for warning in supported::warnings(&pipeline, &context.settings) {
+            context.listener.message(Importance::Warning, warning);
+        }
+    }
     let submitted = tokio::select! {
         submitted = submission::submit(context, config, invocation) => submitted,
         () = cancelled(wished.clone()) => {
