@@ -23,7 +23,7 @@ SEEDS ?= 10000
 SDK_TEST_SECONDS ?= 2100
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance conformance-go conformance-java flink-test bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
+.PHONY: help run test test-rust test-sdk check-proto venv simulate conformance conformance-go conformance-java flink-test conformance-flink bench-flink bench bench-micro bench-scripted bench-latency bench-memory endurance fmt release debug clean-venv
 
 help: ## list the names
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 26
@@ -49,6 +49,14 @@ flink-test: debug venv ## jobs on a real Flink cluster of this machine (needs Ja
 	PYTHON=$(abspath $(VENV_PYTHON)) tests/flink/get-flink $(FLINK_TEST_HOME)
 	BEAMLINE_BIN=$(abspath $(DEBUG_BIN)) FLINK_TEST_HOME=$(abspath $(FLINK_TEST_HOME)) \
 	  $(VENV_PYTHON) -m pytest -c tests/flink/pytest.ini tests/flink $(ARGS)
+
+conformance-flink: release $(VENV)/conformance.stamp ## the SDK's suites on Flink, also through Beam's own job server (ARGS='--suite portable')
+	PYTHON=$(abspath $(VENV_PYTHON)) tests/flink/get-flink $(FLINK_TEST_HOME)
+	$(VENV_PYTHON) tests/flink/suites.py --beamline $(RELEASE_BIN) --home $(FLINK_TEST_HOME) --output docs/flink-suites.md $(ARGS)
+
+bench-flink: release venv ## what a job costs on Flink beside Beam's own ways, to docs/flink-benchmarks.md (ARGS='--rounds N')
+	PYTHON=$(abspath $(VENV_PYTHON)) tests/flink/get-flink $(FLINK_TEST_HOME)
+	$(VENV_PYTHON) benches/flink.py --beamline $(RELEASE_BIN) --home $(FLINK_TEST_HOME) --output docs/flink-benchmarks.md $(ARGS)
 
 simulate: ## random plans and pipelines under random schedules and faults, in release (SEEDS=10000; SEED=n for one again)
 	$(if $(SEED),SEED=$(SEED),SEEDS=$(SEEDS)) cargo test -p runner-core --release --lib simulation

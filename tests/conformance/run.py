@@ -30,7 +30,7 @@ ROOT = HERE.parent.parent
 PAGE = ROOT / 'docs' / 'capabilities.md'
 ENVIRONMENTS = {'LOOPBACK': '', 'EXTERNAL': 'pool', 'PROCESS': 'boot'}
 # All of tests/sdk that is named in features.tsv, together.
-SDK_TEST_SECONDS = 1200
+SDK_TEST_SECONDS = 2100
 
 
 def parse_arguments():

@@ -1,11 +1,14 @@
-"""A Flink session cluster on this machine: a JobManager and TaskManagers, each a process of its own."""
+"""A Flink session cluster on this machine: a JobManager and TaskManagers, each a process of its own; and Beam's own way
+to one, its Java job server."""
 
 import json
 import os
 import pathlib
+import signal
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.request
 
 START_SECONDS = 120
@@ -51,6 +54,9 @@ appender.console.layout.type = PatternLayout
 appender.console.layout.pattern = %d{HH:mm:ss,SSS} %-5p %c{1} %m%n
 """
 
+# Each job's classes are loaded into the JobManager, which runs its main().
+JOBMANAGER_HEAP = '512m'
+ENDED = ('FINISHED', 'FAILED', 'CANCELED')
 RESULT = 'BASH_JAVA_UTILS_EXEC_RESULT:'
 
 
@@ -60,21 +66,37 @@ def free_port():
     return s.getsockname()[1]
 
 
+def job_server_command(runner_jar, master, port, artifacts, java='java', jvm=()):
+  """Beam's own job server in front of a cluster, listening on `port`."""
+  return [
+      java, *OPENS, *jvm, '-cp', str(runner_jar), 'org.apache.beam.runners.flink.FlinkJobServerDriver',
+      '--job-host=localhost', '--job-port=%s' % port, '--artifact-port=0', '--expansion-port=0',
+      '--artifacts-dir=%s' % artifacts, '--flink-master=%s' % master
+  ]
+
+
 class FlinkCluster:
-  """`home` is a Flink distribution, `folder` an empty folder for everything that the cluster writes."""
-  def __init__(self, home, folder, java='java'):
+  """`home` is a Flink distribution, `folder` an empty folder for everything that the cluster writes; `config` holds
+  settings of Flink that are to be other than in CONFIG, `slots` are those of each TaskManager, and `jvm` further
+  arguments of each JVM."""
+  def __init__(self, home, folder, java='java', slots=SLOTS, config=None, jvm=()):
     self.home = pathlib.Path(home).resolve()
     self.folder = pathlib.Path(folder).resolve()
     self.java = java
+    self.slots = slots
+    self.jvm = list(jvm)
     self.rest_port = free_port()
     self.master = '127.0.0.1:%d' % self.rest_port
     self.jobmanager = None
     self.taskmanagers = []
     for name in ('conf', 'tmp', 'upload', 'savepoints', 'checkpoints'):
       (self.folder / name).mkdir(parents=True, exist_ok=True)
+    lines = CONFIG.format(
+        rpc_port=free_port(), rest_port=self.rest_port, folder=self.folder, slots=slots).splitlines()
+    settings = dict(line.split(': ', 1) for line in lines)
+    settings.update(config or {})
     (self.folder / 'conf' / 'config.yaml').write_text(
-        CONFIG.format(
-            rpc_port=free_port(), rest_port=self.rest_port, folder=self.folder, slots=SLOTS))
+        ''.join('%s: %s\n' % setting for setting in settings.items()))
     (self.folder / 'conf' / 'log4j.properties').write_text(LOG4J)
 
   def _java(self, name, jvm, main, arguments):
@@ -82,7 +104,7 @@ class FlinkCluster:
     with log:
       return subprocess.Popen(
           [
-              self.java, *OPENS, *jvm,
+              self.java, *OPENS, *self.jvm, *jvm,
               '-Dlog4j.configurationFile=file:%s/conf/log4j.properties' % self.folder, '-cp',
               '%s/lib/*' % self.home, main, '--configDir', '%s/conf' % self.folder, *arguments
           ],
@@ -93,12 +115,12 @@ class FlinkCluster:
     self.start_jobmanager()
     for _ in range(taskmanagers):
       self.add_taskmanager()
-    self.wait(lambda: self.get('/overview')['slots-total'] >= taskmanagers * SLOTS)
+    self.wait(lambda: self.get('/overview')['slots-total'] >= taskmanagers * self.slots)
     return self
 
   def start_jobmanager(self):
     self.jobmanager = self._java(
-        'jobmanager', ['-Xmx512m'],
+        'jobmanager', ['-Xmx%s' % JOBMANAGER_HEAP],
         'org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint', [])
     self.wait(lambda: self.get('/config'))
 
@@ -120,6 +142,17 @@ class FlinkCluster:
   def get(self, path):
     with urllib.request.urlopen('http://%s/v1%s' % (self.master, path), timeout=10) as answer:
       return json.load(answer)
+
+  def cancel_all(self):
+    """Asks each job that has not ended to do so."""
+    for job in self.get('/jobs/overview')['jobs']:
+      if job['state'] not in ENDED:
+        request = urllib.request.Request(
+            'http://%s/v1/jobs/%s?mode=cancel' % (self.master, job['jid']), method='PATCH')
+        try:
+          urllib.request.urlopen(request, timeout=10).close()
+        except urllib.error.HTTPError:
+          pass  # it has ended just now
 
   def wait(self, condition, seconds=START_SECONDS):
     """Waits until `condition()` is true; an error in it means not yet."""
@@ -143,6 +176,7 @@ class FlinkCluster:
     for process in [*self.taskmanagers, self.jobmanager]:
       if process is not None and process.poll() is None:
         process.terminate()
+        process.send_signal(signal.SIGCONT)  # a test may have stopped it
     for process in [*self.taskmanagers, self.jobmanager]:
       if process is not None:
         try:

@@ -265,6 +265,16 @@ def test_any_of_several(stub, external):
   check_done(stub, wire.submit(stub, proto))
 
 
+def test_containers_are_overridden_by_a_pool(worker_pool, tmp_path):
+  """The author says nothing of the pool: the pipeline asks for a container, and the server knows better."""
+  if os.environ.get('BEAMLINE_ENDPOINT'):
+    pytest.skip('needs a server of its own')
+  rule = 'no/such_(image|other):1=EXTERNAL:127.0.0.1:%d' % worker_pool
+  with BeamlineServer(BINARY, ['--environment-override', rule]) as server:
+    harness.run_cases(
+        SOME, harness.portable_options(server.endpoint, ('DOCKER', 'no/such_image:1')), tmp_path)
+
+
 def test_a_worker_that_dies_once_is_replaced(endpoint, process, tmp_path):
   """The bundle that it had is done by another worker."""
   path = tmp_path / 'died'

@@ -9,6 +9,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use fn_harness_bridge::{Containers, Pull};
+use translators::EnvironmentOverride;
+use translators::flink::MAVEN_CENTRAL;
 
 pub(crate) const DEFAULT_JOB_PORT: u16 = 8099;
 const DEFAULT_ARTIFACT_PORT: u16 = 8098;
@@ -25,13 +28,15 @@ struct Cli {
 pub(crate) enum Command {
     /// Serve the Job API, and run the jobs that come in
     Serve(Box<ServeConfig>),
+    /// Run a command whose pipelines run here, on a server of their own, and end with it
+    Submit(Box<SubmitConfig>),
     /// Show the stages that a pipeline is fused into
     Plan(PlanConfig),
     /// See to the jobs of a running server
     Jobs(JobsConfig),
 }
 
-#[derive(Args, Debug)]
+#[derive(Args, Clone, Debug)]
 pub(crate) struct ServeConfig {
     /// Address to listen on
     #[arg(long, default_value = "127.0.0.1", env = "BEAMLINE_JOB_HOST")]
@@ -51,7 +56,9 @@ pub(crate) struct ServeConfig {
     /// machine's own address when that is 0.0.0.0
     #[arg(long, env = "BEAMLINE_ADVERTISE_HOST")]
     pub(crate) advertise_host: Option<String>,
-    /// Folder for staged artifacts [default: the system's folder for temporary files]
+    /// Folder for staged artifacts [default: the system's folder for temporary files]. If it is given, jobs on Flink are
+    /// written down there: they go on when the server ends, and a server that is started with the same folder finds them
+    /// again
     #[arg(long, env = "BEAMLINE_ARTIFACTS_DIR")]
     artifacts_dir: Option<PathBuf>,
     /// Remove a job's artifacts when it has ended
@@ -67,6 +74,8 @@ pub(crate) struct ServeConfig {
     /// need not wait for them to start. They end after so long without one; 0 has none stand by
     #[arg(long, default_value = "60s", value_parser = parse_time, env = "BEAMLINE_STANDBY_WORKER_TIMEOUT")]
     pub(crate) standby_worker_timeout: Duration,
+    #[command(flatten)]
+    pub(crate) docker: DockerFlags,
     /// Memory for the data of all jobs, like 512MiB or 4GiB; what is more goes to disk. By default half of what the
     /// machine has, or its control group may have
     #[arg(long, value_parser = crate::memory::parse_size, env = "BEAMLINE_MEMORY_LIMIT")]
@@ -77,13 +86,30 @@ pub(crate) struct ServeConfig {
     /// What runs the jobs that do not choose by --backend
     #[arg(long, value_enum, default_value_t = Backend::Native, env = "BEAMLINE_BACKEND")]
     pub(crate) backend: Backend,
-    /// HOST:PORT of the REST endpoint of the Flink cluster for jobs on Flink that name none by --flink_master
+    /// HOST:PORT of the REST endpoint of the Flink cluster for jobs on Flink that name none by --flink_master. With this or
+    /// one of the next two, jobs can choose Flink
     #[arg(long, env = "BEAMLINE_FLINK_MASTER")]
     flink_master: Option<String>,
-    /// Beam's Flink job server jar for the cluster's version of Flink; several for clusters of several versions. With it
-    /// jobs can run on Flink
+    /// Beam's Flink job server jar for the cluster's version of Flink; several for clusters of several versions. Others are
+    /// looked for in --flink-jar-dir, and downloaded
     #[arg(long, env = "BEAMLINE_FLINK_RUNNER_JAR", value_delimiter = ',')]
     pub(crate) flink_runner_jar: Vec<PathBuf>,
+    /// Folder for Flink job server jars that are downloaded, or put there, under Beam's names for them [default:
+    /// beamline in the user's cache folder]
+    #[arg(long, env = "BEAMLINE_FLINK_JAR_DIR")]
+    flink_jar_dir: Option<PathBuf>,
+    /// Version of Beam whose Flink job server jar is taken, e.g. 2.62.0 [default: the newest in --flink-jar-dir, else the
+    /// newest that is known for the cluster's version of Flink]
+    #[arg(long, env = "BEAMLINE_FLINK_RUNNER_VERSION")]
+    pub(crate) flink_runner_version: Option<String>,
+    /// Maven repository that Flink job server jars are downloaded from; empty for none
+    #[arg(long, default_value = MAVEN_CENTRAL, env = "BEAMLINE_MAVEN_REPOSITORY")]
+    maven_repository: String,
+    /// REGEX=EXTERNAL:HOST:PORT, REGEX=DOCKER:IMAGE or REGEX=PROCESS:COMMAND: containers whose whole image the expression
+    /// matches run there instead, e.g. 'apache/beam_python.*=EXTERNAL:localhost:50000', 'apache/(.*)=DOCKER:mirror/$1'.
+    /// After EXTERNAL and PROCESS, also JSON as in --environment_config. May be given again; the first match counts
+    #[arg(long, value_name = "REGEX=…", env = "BEAMLINE_ENVIRONMENT_OVERRIDE", value_delimiter = '\n')]
+    pub(crate) environment_override: Vec<EnvironmentOverride>,
     /// After so many seconds, and twice as many, and so on, a bundle that still runs is a warning of its job, with
     /// what its worker says that it is doing
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..))]
@@ -104,8 +130,61 @@ pub(crate) struct ServeConfig {
     peers: PeerFlags,
 }
 
-/// Flags of other job servers that have no effect here.
+/// How workers of DOCKER environments are run.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct DockerFlags {
+    /// The command that runs containers: docker, or what takes the same arguments, such as podman
+    #[arg(long, default_value = "docker", env = "BEAMLINE_DOCKER_COMMAND")]
+    docker_command: String,
+    /// An option of `docker run` for all workers' containers, like --docker-run-option=--volume=/data:/data; may be
+    /// given again
+    #[arg(long, allow_hyphen_values = true)]
+    docker_run_option: Vec<String>,
+    /// When images of workers are pulled; missing: if this machine has none of that name, always: for each job
+    #[arg(long, value_enum, default_value_t = DockerPull::Missing, env = "BEAMLINE_DOCKER_PULL")]
+    docker_pull: DockerPull,
+    /// How long an image may take to be pulled
+    #[arg(long, default_value = "10m", value_parser = parse_time)]
+    docker_pull_timeout: Duration,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum DockerPull {
+    Missing,
+    Always,
+    Never,
+}
+
+impl DockerFlags {
+    pub(crate) fn containers(&self) -> Containers {
+        Containers {
+            command: self.docker_command.clone(),
+            run_options: self.docker_run_option.clone(),
+            pull: match self.docker_pull {
+                DockerPull::Missing => Pull::Missing,
+                DockerPull::Always => Pull::Always,
+                DockerPull::Never => Pull::Never,
+            },
+            pull_timeout: self.docker_pull_timeout,
+        }
+    }
+}
+
 #[derive(Args, Debug)]
+pub(crate) struct SubmitConfig {
+    /// End as soon as the jobs run on Flink, and leave them there: they are Flink's from then on
+    #[arg(long)]
+    pub(crate) detached: bool,
+    #[command(flatten)]
+    server: ServeConfig,
+    /// What runs the pipelines, e.g. python wordcount.py --output=…. It gets --runner=PortableRunner and --job_endpoint after
+    /// its own arguments; if one of those has {endpoint} in it, that becomes HOST:PORT instead. BEAMLINE_ENDPOINT has it too
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// Flags of other job servers that have no effect here.
+#[derive(Args, Clone, Debug)]
 struct PeerFlags {
     #[arg(long, hide = true)]
     expansion_port: Option<String>,
@@ -175,6 +254,17 @@ pub(crate) fn read() -> Command {
     Cli::parse_from(normalise(std::env::args_os())).command
 }
 
+impl SubmitConfig {
+    /// That of the server: its port is a free one, unless another than the usual is asked for.
+    pub(crate) fn server(&self) -> ServeConfig {
+        let mut server = self.server.clone();
+        if server.job_port == DEFAULT_JOB_PORT {
+            server.job_port = 0;
+        }
+        server
+    }
+}
+
 impl ServeConfig {
     /// The port of the second listener; `None` if artifacts are staged on the job port.
     pub(crate) fn second_port(&self) -> Option<u16> {
@@ -195,6 +285,12 @@ impl ServeConfig {
         self.artifacts_dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
+    /// Where jobs are written down that outlive the server. Not in a folder that others have too, in which any server would
+    /// find the jobs of any other.
+    pub(crate) fn journal_dir(&self) -> Option<PathBuf> {
+        self.artifacts_dir.as_ref().filter(|_| self.has_flink()).map(|folder| folder.join("beamline-jobs"))
+    }
+
     /// Bytes.
     pub(crate) fn memory_limit(&self) -> u64 {
         self.memory_limit.unwrap_or_else(crate::memory::half_of_all)
@@ -202,6 +298,27 @@ impl ServeConfig {
 
     pub(crate) fn spill_dir(&self) -> PathBuf {
         self.spill_dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    /// Whether jobs can choose Flink.
+    pub(crate) fn has_flink(&self) -> bool {
+        self.backend == Backend::Flink
+            || self.flink_master().is_some()
+            || self.flink_jar_dir.is_some()
+            || !self.flink_runner_jar.is_empty()
+    }
+
+    /// Where runner jars are kept: XDG's folder for what can be had again.
+    pub(crate) fn flink_jar_dir(&self) -> PathBuf {
+        let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let cache = || from("XDG_CACHE_HOME").or_else(|| Some(from("HOME")?.join(".cache")));
+        self.flink_jar_dir
+            .clone()
+            .unwrap_or_else(|| cache().unwrap_or_else(std::env::temp_dir).join("beamline"))
+    }
+
+    pub(crate) fn maven_repository(&self) -> Option<String> {
+        Some(self.maven_repository.clone()).filter(|repository| !repository.is_empty())
     }
 
     /// The cluster, unless it is one of the words with which Java's job server means its own process.
@@ -228,11 +345,7 @@ impl ServeConfig {
     pub(crate) fn without_effect(&self) -> Vec<&'static str> {
         let PeerFlags { expansion_port, serve_http, jm_override, flink_conf_dir, spark_master_url } =
             &self.peers;
-        // Nothing goes to Flink without a runner for it.
-        let flink_master = self
-            .flink_master
-            .clone()
-            .filter(|_| self.flink_master().is_none() || self.flink_runner_jar.is_empty());
+        let flink_master = self.flink_master.clone().filter(|_| self.flink_master().is_none());
         let flags = [
             ("--expansion-port", expansion_port),
             // Not to be served, or on a port that is given, is what happens.
@@ -295,10 +408,15 @@ fn parse_time(text: &str) -> Result<Duration, String> {
 }
 
 /// One spelling out of many: `-job_port` and `--job_port` become `--job-port`, and a command line that
-/// begins with a flag, as Prism's do, is one for `serve`.
+/// begins with a flag, as Prism's do, is one for `serve`. What comes after `--` is somebody else's.
 fn normalise(arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
-    let mut all: Vec<OsString> =
-        arguments.map(|argument| normalise_flag(&argument).unwrap_or(argument)).collect();
+    let mut ours = true;
+    let mut all: Vec<OsString> = arguments
+        .map(|argument| {
+            ours &= argument != "--";
+            if ours { normalise_flag(&argument).unwrap_or(argument) } else { argument }
+        })
+        .collect();
     let own = ["--help", "-h", "--version", "-V"];
     let first = all.get(1).and_then(|argument| argument.to_str());
     if first.is_some_and(|first| first.starts_with('-') && !own.contains(&first)) {
@@ -318,113 +436,4 @@ fn normalise_flag(argument: &OsString) -> Option<OsString> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn serve(line: &str) -> ServeConfig {
-        let words = std::iter::once("beamline").chain(line.split_whitespace()).map(OsString::from);
-        match Cli::try_parse_from(normalise(words)).unwrap().command {
-            Command::Serve(config) => *config,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn both_spellings_are_understood() {
-        for line in [
-            "serve --job-port 8073 --log-format json",
-            "serve --job_port=8073 --log_kind=json",
-            "-job_port 8073 -log_kind=json",
-            "--job_port 8073 --log_kind json --serve_http=false",
-        ] {
-            let config = serve(line);
-            assert_eq!((config.job_port, config.log_format), (8073, LogFormat::Json), "{line}");
-            assert!(config.without_effect().is_empty(), "{line}");
-        }
-        assert_eq!(serve("--log_kind=dev").log_format, LogFormat::Text);
-    }
-
-    #[test]
-    fn flags_of_peers_are_told_to_have_no_effect() {
-        let config = serve("serve --expansion-port 8097 --jm_override=x -serve_http --job-port 1");
-        assert_eq!(config.without_effect(), ["--expansion-port", "--serve-http", "--jm-override"]);
-        assert_eq!(config.job_port, 1);
-    }
-
-    #[test]
-    fn flink() {
-        let config =
-            serve("serve --flink_master=flink:8081 --flink-runner-jar a.jar --flink-runner-jar b.jar");
-        assert_eq!((config.backend, config.flink_master()), (Backend::Native, Some("flink:8081")));
-        assert_eq!(config.flink_runner_jar, [PathBuf::from("a.jar"), PathBuf::from("b.jar")]);
-        assert!(config.without_effect().is_empty());
-        assert_eq!(serve("serve --backend flink --flink-runner-jar a.jar").backend, Backend::Flink);
-        for line in ["serve --flink-master flink:8081", "--flink-master=[local] --flink-runner-jar a.jar"] {
-            assert_eq!(serve(line).without_effect(), ["--flink-master"], "{line}");
-        }
-        assert_eq!(serve("--flink-master [auto]").flink_master(), None);
-    }
-
-    #[test]
-    fn the_http_port() {
-        assert_eq!(serve("serve").http_port(), None);
-        assert_eq!(serve("serve --http-port 0").http_port(), Some(0));
-        let prism = serve("--web_port=8074 -serve_http");
-        assert_eq!((prism.http_port(), prism.without_effect()), (Some(8074), Vec::new()));
-        assert_eq!(serve("--web_port=8074 --serve_http=false").http_port(), None);
-    }
-
-    #[test]
-    fn the_artifact_port() {
-        assert_eq!(serve("serve").second_port(), Some(8098));
-        assert_eq!(serve("serve --job-port 0").second_port(), None);
-        assert_eq!(serve("serve --job-port 8073").second_port(), None);
-        assert_eq!(serve("serve --job-port 0 --artifact-port 0").second_port(), Some(0));
-        assert_eq!(serve("serve --job-port 7 --artifact-port 7").second_port(), None);
-        assert_eq!(serve("serve --artifact-port 7").second_port(), Some(7));
-    }
-
-    #[test]
-    fn values_stay_as_they_are() {
-        let config =
-            serve("serve --artifacts_dir=/tmp/a_b --ready-file /tmp/c_d --clean_artifacts_per_job=false");
-        assert_eq!(config.artifacts_dir(), PathBuf::from("/tmp/a_b"));
-        assert_eq!(config.ready_file, Some(PathBuf::from("/tmp/c_d")));
-        assert!(!config.clean_artifacts_per_job);
-        assert!(serve("serve --clean-artifacts-per-job").clean_artifacts_per_job);
-        assert_eq!(serve("serve --sdk-worker-parallelism 3").sdk_worker_parallelism(), 3);
-        assert!(serve("serve --sdk-worker-parallelism -1").sdk_worker_parallelism() >= 1);
-    }
-
-    #[test]
-    fn memory() {
-        let config = serve("serve --memory_limit=64MiB --spill-dir /tmp/s_t");
-        assert_eq!((config.memory_limit(), config.spill_dir()), (64 << 20, PathBuf::from("/tmp/s_t")));
-        assert_eq!(serve("serve").memory_limit(), crate::memory::half_of_all());
-        assert_eq!(serve("serve").spill_dir(), std::env::temp_dir());
-    }
-
-    #[test]
-    fn standby_workers() {
-        let timeout = |line| serve(line).standby_worker_timeout;
-        assert_eq!(timeout("serve"), Duration::from_secs(60));
-        assert_eq!(timeout("serve --standby_worker_timeout=2m"), Duration::from_secs(120));
-        assert_eq!(timeout("serve --standby-worker-timeout 0"), Duration::ZERO);
-        assert!(parse_time("-1s").is_err());
-    }
-
-    #[test]
-    fn timeouts() {
-        let after = |seconds| Ok(IdleTimeout::After(Duration::from_secs_f64(seconds)));
-        assert_eq!(parse_timeout("90s"), after(90.0));
-        assert_eq!(parse_timeout("1h30m"), after(5400.0));
-        assert_eq!(parse_timeout("250ms"), after(0.25));
-        assert_eq!(parse_timeout("7"), after(7.0));
-        assert_eq!(parse_timeout("-1ns"), Ok(IdleTimeout::Never));
-        for bad in ["", "s", "5x", "1..2s"] {
-            assert!(parse_timeout(bad).is_err(), "{bad}");
-        }
-        assert_eq!(serve("-idle_shutdown_timeout -1ns").idle_shutdown_timeout(), None);
-        assert_eq!(serve("--idle_shutdown_timeout=2s").idle_shutdown_timeout(), Some(Duration::from_secs(2)));
-    }
-}
+mod tests;

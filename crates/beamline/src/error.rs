@@ -11,22 +11,22 @@ pub(crate) enum Error {
     PortInUse { host: String, port: u16, flag: &'static str },
     #[error("cannot listen on port {port} of {host}: {source} (see --job-host and {flag})")]
     Listen { host: String, port: u16, flag: &'static str, source: std::io::Error },
-    #[error("cannot make a folder for staged artifacts in {folder}: {source} (see --artifacts-dir)")]
-    ArtifactsDir { folder: PathBuf, source: std::io::Error },
+    #[error("{0} (see --artifacts-dir)")]
+    Folder(#[from] job_service::SetUpError),
     #[error("{0}")]
     Storage(#[from] translators::native::StorageError),
     #[error("{0}")]
     Flink(#[from] translators::flink::FlinkError),
-    #[error(
-        "--backend flink needs --flink-runner-jar: Beam's Flink job server jar for the cluster's version of Flink"
-    )]
-    NoFlinkRunnerJar,
     #[error("cannot write the ready file {path}: {source}")]
     ReadyFile { path: PathBuf, source: std::io::Error },
     #[error("the server broke down: {0}")]
     Server(#[from] tonic::transport::Error),
     #[error("the asynchronous runtime cannot be started: {0}")]
     Runtime(std::io::Error),
+    #[error("{program:?} cannot be run: {source}")]
+    Command { program: std::ffi::OsString, source: std::io::Error },
+    #[error("--detached leaves jobs to Flink: give --backend flink with it")]
+    NothingToDetachFrom,
     #[error("cannot read {path}: {source}")]
     ReadPipeline { path: PathBuf, source: std::io::Error },
     #[error(

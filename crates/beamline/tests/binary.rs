@@ -153,13 +153,14 @@ fn a_port_in_use_is_named() {
 }
 
 #[test]
-fn flink_needs_a_runner_jar_that_is_one() {
+fn what_flink_can_never_run_with_is_told_at_the_start() {
     let folder = TempDir::new().unwrap();
     let no_jar = folder.path().join("no.jar");
     fs::write(&no_jar, "text").unwrap();
     let no_jar = no_jar.to_str().unwrap();
     for (arguments, words) in [
-        (&["--backend", "flink"][..], "needs --flink-runner-jar"),
+        (&["--backend", "flink", "--maven-repository", "ftp://x"][..], "no base URL of a Maven repository"),
+        (&["--flink-master", "x:1", "--flink-runner-version", "../x"], "is no version of Beam's"),
         (&["--flink-runner-jar", no_jar], "no.jar is no Flink runner jar"),
         (&["--flink-runner-jar", "/nowhere.jar"], "/nowhere.jar cannot be read"),
     ] {
@@ -167,6 +168,49 @@ fn flink_needs_a_runner_jar_that_is_one() {
         assert_eq!(output.status.code(), Some(1));
         assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
     }
+}
+
+#[test]
+fn a_command_runs_beside_a_server_of_its_own() {
+    let words = "echo $BEAMLINE_ENDPOINT $1; test $MALLOC_ARENA_MAX && echo ours; exit 3";
+    let output = run(&["submit", "--", "sh", "-c", words, "x", "--endpoint={endpoint}"]);
+    let told = text(&output.stdout);
+    let (endpoint, argument) = told.trim().split_once(' ').unwrap();
+    assert!(endpoint.starts_with("127.0.0.1:") && argument == format!("--endpoint={endpoint}"), "{told}");
+    assert_eq!(output.status.code(), Some(3));
+    let output = run(&["submit", "--", "sh", "-c", "echo $0 $1", "x"]);
+    assert_eq!(
+        (text(&output.stdout).as_str(), output.status.code()),
+        ("x --runner=PortableRunner\n", Some(0))
+    );
+    assert!(text(&output.stderr).contains("has run no job here"), "{}", text(&output.stderr));
+    for (arguments, words) in [
+        (&["submit", "--", "/no/such/program"][..], "\"/no/such/program\" cannot be run"),
+        (&["submit", "--detached", "--", "true"], "give --backend flink"),
+    ] {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(1));
+        assert!(text(&output.stderr).contains(words), "{}", text(&output.stderr));
+    }
+}
+
+/// The command is told to end, and is heard.
+#[test]
+fn a_submission_that_is_told_to_end_ends_its_command() {
+    let words = "trap 'echo put away; exit 7' TERM; echo ready; while true; do sleep 0.05; done";
+    let mut process = beamline(&["submit", "--", "sh", "-c", words]).spawn().unwrap();
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    assert_eq!(lines.next().unwrap().unwrap(), "ready");
+    assert!(Command::new("kill").arg(process.id().to_string()).status().unwrap().success());
+    assert_eq!(lines.next().unwrap().unwrap(), "put away");
+    assert_eq!(process.wait().unwrap().code(), Some(7));
+}
+
+#[test]
+fn an_environment_override_that_is_none_is_told() {
+    let output = run(&["serve", "--job-port", "0", "--environment-override", "x=EXTERNAL:here"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("\"here\" is no HOST:PORT of a worker pool"));
 }
 
 #[test]

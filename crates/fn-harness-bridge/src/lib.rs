@@ -31,6 +31,6 @@ mod logging;
 mod provision;
 mod worker_status;
 
-pub use environment::check_environment;
+pub use environment::{Containers, Pull};
 pub use error::BridgeError;
 pub use server::{BridgeConfig, FnHarnessBridge, JobWorkers};

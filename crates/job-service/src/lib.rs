@@ -17,4 +17,4 @@ mod service;
 
 pub use error::JobServiceError;
 pub use job::{JobSnapshot, JobState};
-pub use service::{JobService, JobServiceConfig};
+pub use service::{JobService, JobServiceConfig, SetUpError};

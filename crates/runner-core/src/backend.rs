@@ -28,6 +28,18 @@ pub trait PortablePipelineRunner: Send + Sync {
     /// Starts the job and returns at once; all that follows comes through the invocation's listener
     /// and the result.
     async fn run(&self, invocation: JobInvocation) -> Arc<dyn PipelineResult>;
+
+    /// The name of the backend on which a job with these options goes on when this process ends; `None` if it ends
+    /// with it. Such a job is written down, to be [resumed](Self::resume).
+    fn outlives_server(&self, _options: &PipelineOptions) -> Option<&'static str> {
+        None
+    }
+
+    /// Goes on with a job that [`Self::run`] was given by another process, on the backend that
+    /// [`Self::outlives_server`] named then. `None`: there is no such backend here, and the job stays as it is.
+    async fn resume(&self, _backend: &str, _job: ResumedJob) -> Option<Arc<dyn PipelineResult>> {
+        None
+    }
 }
 
 /// One job as handed to a backend.
@@ -43,12 +55,28 @@ pub struct JobInvocation {
     pub listener: Arc<dyn JobListener>,
 }
 
+/// A job of a process that is no more, as its backend may need to know it.
+pub struct ResumedJob {
+    /// As in its [`JobInvocation`], and so are name, pipeline and options.
+    pub job_id: String,
+    pub job_name: String,
+    pub pipeline: Pipeline,
+    pub options: PipelineOptions,
+    /// The last [`JobListener::note`].
+    pub note: Option<String>,
+    /// What it tells comes after all that was told before.
+    pub listener: Arc<dyn JobListener>,
+}
+
 /// How a backend tells what its job is doing.
 pub trait JobListener: Send + Sync {
     /// Workers are up, or about to be, and elements will move.
     fn running(&self);
     /// A line for the people who watch the job.
     fn message(&self, importance: Importance, text: String);
+    /// What the backend wants to be told if it has to [resume](PortablePipelineRunner::resume) the job. The last one
+    /// counts. Written down before this returns, but for jobs that nobody resumes.
+    fn note(&self, _note: String) {}
 }
 
 /// `JobMessage.MessageImportance`.
@@ -72,6 +100,10 @@ pub trait PipelineResult: Send + Sync {
     /// How many bundles are committed so far, if the backend counts them.
     fn bundles_committed(&self) -> Option<u64> {
         None
+    }
+    /// Waits until the job would go on without this process, or is over; the answer is whether it would.
+    async fn handed_over(&self) -> bool {
+        false
     }
     /// Waits for the end: workers stopped, temporary files gone. May be awaited by many.
     async fn finished(&self) -> Outcome;

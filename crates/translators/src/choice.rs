@@ -1,5 +1,6 @@
 //! All backends of a server behind one port: each job says which one runs it, or leaves it to the server.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -8,9 +9,12 @@ use beam_model::pipeline::Pipeline;
 use runner_core::backend::MetricResults;
 use runner_core::backend::{
     JobInvocation, OptionKind, Outcome, PipelineOption, PipelineResult, PortablePipelineRunner, Refusal,
+    ResumedJob,
 };
 use runner_core::fault::Fault;
 use runner_core::options::PipelineOptions;
+
+use crate::EnvironmentOverrides;
 
 const BACKEND: &str = "backend";
 
@@ -20,11 +24,18 @@ type Backend = Arc<dyn PortablePipelineRunner>;
 pub struct BackendChoice {
     default: Backend,
     others: Vec<Backend>,
+    overrides: EnvironmentOverrides,
 }
 
 impl BackendChoice {
     pub fn new(default: Backend, others: Vec<Backend>) -> Self {
-        Self { default, others }
+        Self { default, others, overrides: EnvironmentOverrides::default() }
+    }
+
+    /// The same; environments of all pipelines are overridden before any backend sees them.
+    #[must_use]
+    pub fn with_overrides(self, overrides: EnvironmentOverrides) -> Self {
+        Self { overrides, ..self }
     }
 
     fn all(&self) -> impl Iterator<Item = &Backend> {
@@ -39,7 +50,7 @@ impl BackendChoice {
             format!(
                 "--{BACKEND}={name} is none of this server's, which are: {}{}",
                 names.join(", "),
-                if name == "flink" { "; start it with --flink-runner-jar" } else { "" }
+                if name == "flink" { "; start it with --flink-master" } else { "" }
             )
         })
     }
@@ -64,8 +75,12 @@ impl PortablePipelineRunner for BackendChoice {
     }
 
     fn prepare(&self, pipeline: &Pipeline, options: &PipelineOptions) -> Result<(), Refusal> {
+        let mut pipeline = Cow::Borrowed(pipeline);
+        if !self.overrides.is_empty() {
+            self.overrides.apply(pipeline.to_mut());
+        }
         match self.chosen(options) {
-            Ok(backend) => backend.prepare(pipeline, options),
+            Ok(backend) => backend.prepare(&pipeline, options),
             Err(reason) => {
                 let mut refusal = Refusal::default();
                 refusal.invalid("pipeline options", reason);
@@ -74,12 +89,21 @@ impl PortablePipelineRunner for BackendChoice {
         }
     }
 
-    async fn run(&self, invocation: JobInvocation) -> Arc<dyn PipelineResult> {
+    async fn run(&self, mut invocation: JobInvocation) -> Arc<dyn PipelineResult> {
+        self.overrides.apply(&mut invocation.pipeline);
         match self.chosen(&invocation.options) {
             Ok(backend) => backend.run(invocation).await,
             // Nobody can run what was not prepared.
             Err(reason) => Arc::new(NeverRun(Fault::user(reason).fatal())),
         }
+    }
+
+    fn outlives_server(&self, options: &PipelineOptions) -> Option<&'static str> {
+        self.chosen(options).ok()?.outlives_server(options)
+    }
+
+    async fn resume(&self, backend: &str, job: ResumedJob) -> Option<Arc<dyn PipelineResult>> {
+        self.all().find(|one| one.name() == backend)?.resume(backend, job).await
     }
 }
 

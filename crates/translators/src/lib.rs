@@ -1,13 +1,16 @@
 //! Backends: each turns a prepared pipeline into a running job behind `PortablePipelineRunner`.
 //!
 //! [`native`] runs it here, on runner-core's engine and the Fn API; [`flink`] has a Flink cluster run it.
-//! [`BackendChoice`] is all that a server has, as one. The job service cannot tell one backend from another.
+//! [`BackendChoice`] is all that a server has, as one; it puts [`EnvironmentOverrides`] in the place of what a
+//! pipeline asks for. The job service cannot tell one backend from another.
 
 mod choice;
+mod environment_override;
 pub mod flink;
 pub mod native;
 
 pub use choice::BackendChoice;
+pub use environment_override::{EnvironmentOverride, EnvironmentOverrideError, EnvironmentOverrides};
 use runner_core::backend::Outcome;
 use runner_core::fault::Fault;
 use tokio::sync::watch;

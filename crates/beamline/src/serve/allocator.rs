@@ -18,7 +18,7 @@ const BY_ITSELF: &str = "BEAMLINE_ALLOCATOR_SET";
 
 /// The variables that are the server's own affair. A worker that got them would be slower: interpreters take and
 /// free large blocks all the time.
-pub(super) fn not_for_workers() -> Vec<&'static str> {
+pub(crate) fn not_for_workers() -> Vec<&'static str> {
     if std::env::var_os(BY_ITSELF).is_none() {
         return Vec::new();
     }
@@ -27,7 +27,7 @@ pub(super) fn not_for_workers() -> Vec<&'static str> {
 
 /// Has the allocator give back what is not in use. Does nothing if the user has told it something else.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub(super) fn set_up() {
+pub(crate) fn set_up() {
     use std::os::unix::process::CommandExt;
     if SETTINGS.iter().any(|(name, _)| std::env::var_os(name).is_some()) {
         return;
@@ -43,4 +43,4 @@ pub(super) fn set_up() {
 }
 
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub(super) fn set_up() {}
+pub(crate) fn set_up() {}

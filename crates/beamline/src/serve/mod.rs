@@ -1,11 +1,11 @@
 //! `beamline serve`: one server for pipeline authors and workers, and its wiring.
 
-mod allocator;
+pub(crate) mod allocator;
 mod http;
 mod listen;
 mod progress;
 mod ready;
-mod signals;
+pub(crate) mod signals;
 
 use std::io::IsTerminal;
 use std::sync::Arc;
@@ -19,9 +19,9 @@ use tokio::task::JoinSet;
 use tonic::service::Routes;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
-use translators::BackendChoice;
-use translators::flink::{FlinkConfig, FlinkRunner};
+use translators::flink::{Downloads, FlinkConfig, FlinkRunner, JobsOnFlink};
 use translators::native::{NativeConfig, NativeRunner};
+use translators::{BackendChoice, EnvironmentOverrides};
 
 use crate::config::{Backend, ServeConfig};
 use crate::error::Error;
@@ -58,50 +58,74 @@ pub(crate) fn serve(config: &ServeConfig) -> Result<(), Error> {
 
 async fn run(config: &ServeConfig) -> Result<(), Error> {
     let stop = signals::listen()?;
-    let mut ports = Ports::bind(config).await?;
-    let (bridge, jobs, memory) = wire(config, &ports)?;
-    let (endpoint, http_endpoint) = (ports.job_endpoint(), ports.http_endpoint());
-
-    let mut routes = Routes::builder();
-    jobs.add_services(&mut routes);
-    bridge.add_services(&mut routes);
-    let (closing, closed) = watch::channel(false);
-    let http = ports.take_http_listener();
-    let mut servers = start_servers(ports, &routes.routes(), &closed);
-    if let Some(listener) = http {
-        let told = Told { jobs: jobs.clone(), bridge: bridge.clone(), memory };
-        let http = http::serve(listener, told, closed);
-        servers.spawn(async move {
-            http.await;
-            Ok(())
-        });
-    }
-
-    let ready = ReadyFile::write(config.ready_file.as_deref(), &endpoint)?;
-    println!("beamline: job service at {endpoint}");
-    if let Some(endpoint) = http_endpoint {
+    let mut server = Running::start(config, JobsOnFlink::Attached).await?;
+    let ready = ReadyFile::write(config.ready_file.as_deref(), &server.endpoint)?;
+    println!("beamline: job service at {}", server.endpoint);
+    if let Some(endpoint) = &server.http_endpoint {
         println!("beamline: metrics at http://{endpoint}/metrics");
     }
     if std::io::stderr().is_terminal() {
-        tokio::spawn(progress::show(jobs.clone()));
+        tokio::spawn(progress::show(server.jobs.clone()));
+    }
+    let ended = wait_for_end(config, &server.jobs, stop, &mut server.servers).await;
+    drop(ready);
+    server.end().await;
+    ended
+}
+
+/// A server that takes jobs.
+pub(crate) struct Running {
+    pub(crate) jobs: JobService,
+    /// HOST:PORT of the Job API.
+    pub(crate) endpoint: String,
+    http_endpoint: Option<String>,
+    bridge: FnHarnessBridge,
+    closing: watch::Sender<bool>,
+    servers: JoinSet<Result<(), tonic::transport::Error>>,
+}
+
+impl Running {
+    /// Takes up what an earlier server has left, then jobs that come.
+    pub(crate) async fn start(config: &ServeConfig, on_flink: JobsOnFlink) -> Result<Self, Error> {
+        let mut ports = Ports::bind(config).await?;
+        let (bridge, jobs, memory) = wire(config, on_flink, &ports)?;
+        jobs.resume_jobs().await;
+        let (endpoint, http_endpoint) = (ports.job_endpoint(), ports.http_endpoint());
+
+        let mut routes = Routes::builder();
+        jobs.add_services(&mut routes);
+        bridge.add_services(&mut routes);
+        let (closing, closed) = watch::channel(false);
+        let http = ports.take_http_listener();
+        let mut servers = start_servers(ports, &routes.routes(), &closed);
+        if let Some(listener) = http {
+            let told = Told { jobs: jobs.clone(), bridge: bridge.clone(), memory };
+            let http = http::serve(listener, told, closed);
+            servers.spawn(async move {
+                http.await;
+                Ok(())
+            });
+        }
+        Ok(Self { jobs, endpoint, http_endpoint, bridge, closing, servers })
     }
 
-    let ended = wait_for_end(config, &jobs, stop, &mut servers).await;
-    drop(ready);
-    bridge.end_standbys();
-    jobs.shutdown().await;
-    bridge.shutdown().await;
-    closing.send_replace(true);
-    let all_closed = async { while servers.join_next().await.is_some() {} };
-    if tokio::time::timeout(CLOSE_CONNECTIONS, all_closed).await.is_err() {
-        tracing::debug!("connections that are still open are cut");
+    /// Ends jobs, workers and connections, in that order.
+    pub(crate) async fn end(mut self) {
+        self.bridge.end_standbys();
+        self.jobs.shutdown().await;
+        self.bridge.shutdown().await;
+        self.closing.send_replace(true);
+        let all_closed = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(CLOSE_CONNECTIONS, all_closed).await.is_err() {
+            tracing::debug!("connections that are still open are cut");
+        }
     }
-    ended
 }
 
 /// Which part gets which.
 fn wire(
     config: &ServeConfig,
+    on_flink: JobsOnFlink,
     ports: &Ports,
 ) -> Result<(FnHarnessBridge, JobService, Arc<MemoryBudget>), Error> {
     let bridge = FnHarnessBridge::new(BridgeConfig {
@@ -109,6 +133,7 @@ fn wire(
         slow_bundle: Duration::from_secs(config.slow_bundle_seconds),
         standby_time: config.standby_worker_timeout,
         not_for_workers: allocator::not_for_workers(),
+        containers: config.docker.containers(),
         ..BridgeConfig::default()
     });
     bridge.set_port(ports.job_port());
@@ -119,32 +144,39 @@ fn wire(
     };
     let native = Arc::new(NativeRunner::new(bridge.clone(), native)?);
     let memory = native.memory().clone();
-    let backend = Arc::new(choose(config, native)?);
-    let artifacts_dir = config.artifacts_dir();
+    let overrides = EnvironmentOverrides::new(config.environment_override.clone());
+    let backend = Arc::new(choose(config, on_flink, native)?.with_overrides(overrides));
     let jobs = JobServiceConfig {
         artifact_endpoint: ports.artifact_endpoint(),
-        artifacts_dir: artifacts_dir.clone(),
+        artifacts_dir: config.artifacts_dir(),
+        journal_dir: config.journal_dir(),
         clean_artifacts_per_job: config.clean_artifacts_per_job,
         history_size: config.history_size,
         ..JobServiceConfig::default()
     };
-    let jobs = JobService::new(jobs, backend)
-        .map_err(|source| Error::ArtifactsDir { folder: artifacts_dir, source })?;
+    let jobs = JobService::new(jobs, backend)?;
     Ok((bridge, jobs, memory))
 }
 
 /// The backends that jobs may choose from.
-fn choose(config: &ServeConfig, native: Arc<NativeRunner>) -> Result<BackendChoice, Error> {
-    if config.flink_runner_jar.is_empty() {
-        return match config.backend {
-            Backend::Native => Ok(BackendChoice::new(native, Vec::new())),
-            Backend::Flink => Err(Error::NoFlinkRunnerJar),
-        };
+fn choose(
+    config: &ServeConfig,
+    on_flink: JobsOnFlink,
+    native: Arc<NativeRunner>,
+) -> Result<BackendChoice, Error> {
+    if !config.has_flink() {
+        return Ok(BackendChoice::new(native, Vec::new()));
     }
     let flink = Arc::new(FlinkRunner::new(FlinkConfig {
         master: config.flink_master().map(str::to_owned),
         runner_jars: config.flink_runner_jar.clone(),
+        downloads: Some(Downloads {
+            folder: config.flink_jar_dir(),
+            repository: config.maven_repository(),
+            version: config.flink_runner_version.clone(),
+        }),
         temp_dir: config.artifacts_dir(),
+        jobs: on_flink,
         ..FlinkConfig::default()
     })?);
     Ok(match config.backend {
@@ -195,7 +227,7 @@ async fn wait_for_end(
     };
     tokio::select! {
         signal = stop.first() => {
-            tracing::info!("{signal}: cancelling jobs and ending; a second signal ends at once");
+            tracing::info!("{signal}: ending, and with the server all jobs that cannot go on without it; a second signal ends at once");
             Ok(())
         }
         () = idle => {

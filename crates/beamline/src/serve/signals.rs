@@ -7,13 +7,13 @@ use crate::error::Error;
 /// What shells report for a program that SIGINT ended.
 const INTERRUPTED: i32 = 130;
 
-pub(super) struct Stop {
+pub(crate) struct Stop {
     first: oneshot::Receiver<&'static str>,
 }
 
 impl Stop {
     /// Waits for the first signal and tells its name.
-    pub(super) async fn first(self) -> &'static str {
+    pub(crate) async fn first(self) -> &'static str {
         match self.first.await {
             Ok(name) => name,
             // The task that listens is gone with the runtime only.
@@ -23,7 +23,7 @@ impl Stop {
 }
 
 /// Listens from now on, so that no signal that comes during the start is lost.
-pub(super) fn listen() -> Result<Stop, Error> {
+pub(crate) fn listen() -> Result<Stop, Error> {
     let mut signals = Signals::new().map_err(Error::Runtime)?;
     let (sender, first) = oneshot::channel();
     tokio::spawn(async move {

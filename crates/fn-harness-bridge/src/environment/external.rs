@@ -53,7 +53,9 @@ impl WorkerPool {
         let endpoint = Some(ApiServiceDescriptor { url: address.to_owned(), authentication: None });
         match Self::launcher(ExternalPayload { endpoint, ..Default::default() }) {
             Launcher::External(pool) => pool,
-            Launcher::Process(_) | Launcher::Unsupported(_) => panic!("{address} is no address"),
+            Launcher::Process(_) | Launcher::Container(_) | Launcher::Unsupported(_) => {
+                panic!("{address} is no address")
+            }
         }
     }
 

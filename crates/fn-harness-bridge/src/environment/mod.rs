@@ -1,5 +1,6 @@
 //! Where workers run and how they are started there, by the URN of the environment.
 
+mod container;
 mod external;
 mod process;
 
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beam_model::pipeline::{
-    AnyOfEnvironmentPayload, ArtifactInformation, Environment, ExternalPayload, ProcessPayload,
+    AnyOfEnvironmentPayload, ArtifactInformation, DockerPayload, Environment, ExternalPayload, ProcessPayload,
 };
 use beam_model::urns::standard_environments::environments;
 use beam_model::urns::standard_resource_hints::MAX_ACTIVE_BUNDLES_PER_WORKER;
@@ -21,6 +22,8 @@ use tokio::time::Instant;
 
 use crate::server::Shared;
 use crate::worker::WorkerSession;
+use container::ContainerImage;
+pub use container::{Containers, Pull};
 pub(crate) use external::WorkerPool;
 use process::{ProcessCommand, RunningProcess};
 
@@ -45,12 +48,14 @@ pub(crate) struct EnvironmentSpec {
 /// Whether workers can be started in an environment.
 ///
 /// Errors: why not, and what to use instead.
-pub fn check_environment(id: &str, environment: &Environment) -> Result<(), String> {
+pub(crate) fn check(id: &str, environment: &Environment, containers: &Containers) -> Result<(), String> {
     let spec = EnvironmentSpec::read(id, environment);
-    match &spec.launcher {
+    let checked = match &spec.launcher {
         Launcher::External(_) | Launcher::Process(_) => Ok(()),
-        Launcher::Unsupported(why) => Err(format!("{spec} {why}")),
-    }
+        Launcher::Container(_) => containers.check(),
+        Launcher::Unsupported(why) => Err(why.clone()),
+    };
+    checked.map_err(|why| format!("{spec} {why}"))
 }
 
 /// How an SDK names, among its capabilities, the container image that it would run in.
@@ -60,6 +65,7 @@ const SDK_BASE: &str = "beam:version:sdk_base:";
 enum Launcher {
     External(WorkerPool),
     Process(ProcessCommand),
+    Container(ContainerImage),
     /// Cannot be; here is why.
     Unsupported(String),
 }
@@ -67,6 +73,7 @@ enum Launcher {
 /// What has to be stopped when the worker is to end.
 pub(crate) enum Running {
     External(WorkerPool),
+    /// The worker's, or that of the command that runs its container.
     Process(RunningProcess),
 }
 
@@ -97,14 +104,25 @@ impl EnvironmentSpec {
 
     /// Whether the runner itself starts a process for each worker.
     pub(crate) fn has_process(&self) -> bool {
-        matches!(self.launcher, Launcher::Process(_))
+        matches!(self.launcher, Launcher::Process(_) | Launcher::Container(_))
     }
 
     /// The worker pool that starts its workers, if there is one.
     pub(crate) fn pool(&self) -> Option<&WorkerPool> {
         match &self.launcher {
             Launcher::External(pool) => Some(pool),
-            Launcher::Process(_) | Launcher::Unsupported(_) => None,
+            Launcher::Process(_) | Launcher::Container(_) | Launcher::Unsupported(_) => None,
+        }
+    }
+
+    /// Gets what workers need before any of them is started, which may take longer than a start.
+    pub(crate) async fn provide(&self, worker: &WorkerSession, shared: &Shared) -> Result<(), Fault> {
+        match &self.launcher {
+            Launcher::Container(image) => {
+                let provided = image.provide(worker, shared).await;
+                provided.map_err(|failure| Fault::environment(format!("{self} {failure}")).fatal())
+            }
+            Launcher::External(_) | Launcher::Process(_) | Launcher::Unsupported(_) => Ok(()),
         }
     }
 
@@ -129,13 +147,20 @@ impl EnvironmentSpec {
                     worker.id
                 )))
             }
-            Launcher::Process(command) => {
-                command.start(worker.clone(), shared).map(Running::Process).map_err(|failure| {
-                    Fault::environment(format!("worker {} of {self} {failure}", worker.id)).fatal()
-                })
-            }
+            Launcher::Process(command) => self.running(worker, command.start(worker.clone(), shared)),
+            Launcher::Container(image) => self.running(worker, image.start(worker.clone(), shared)),
             Launcher::Unsupported(why) => Err(Fault::environment(format!("{self} {why}")).fatal()),
         }
+    }
+
+    fn running(
+        &self,
+        worker: &WorkerSession,
+        started: Result<RunningProcess, String>,
+    ) -> Result<Running, Fault> {
+        started.map(Running::Process).map_err(|failure| {
+            Fault::environment(format!("worker {} of {self} {failure}", worker.id)).fatal()
+        })
     }
 
     /// Undoes a start that failed halfway, as far as it can be.
@@ -156,6 +181,7 @@ impl fmt::Display for EnvironmentSpec {
         match &self.launcher {
             Launcher::External(pool) => write!(formatter, ", endpoint {})", pool.endpoint()),
             Launcher::Process(command) => write!(formatter, ", command {:?})", command.command()),
+            Launcher::Container(image) => write!(formatter, ", image {})", image.image()),
             Launcher::Unsupported(_) => write!(formatter, ")"),
         }
     }
@@ -189,20 +215,20 @@ fn choose(environment: &Environment, nesting: usize) -> (Environment, Launcher) 
             Ok(any_of) => return choose_any(environment, any_of, nesting - 1),
             Err(error) => malformed(error),
         },
-        environments::DOCKER | environments::DEFAULT => Launcher::Unsupported(
-            "needs containers, which this runner does not start yet; use --environment_type=LOOPBACK, \
-             EXTERNAL (with a worker pool) or PROCESS"
-                .to_owned(),
-        ),
+        environments::DOCKER => {
+            DockerPayload::decode(payload).map_or_else(malformed, ContainerImage::launcher)
+        }
         _ => Launcher::Unsupported(
-            "is of a kind that is not known here; use LOOPBACK, EXTERNAL or PROCESS".to_owned(),
+            "is of a kind that is not known here; use LOOPBACK, EXTERNAL, PROCESS or DOCKER, \
+             or a server that is started with --environment-override"
+                .to_owned(),
         ),
     };
     (environment.clone(), launcher)
 }
 
-/// Of several environments the first external one, else the first process; a worker pool that someone
-/// runs already needs nothing of this machine.
+/// Of several environments the first external one, else the first process, else the first container; a worker pool
+/// that someone runs already needs nothing of this machine.
 fn choose_any(
     environment: &Environment,
     any_of: AnyOfEnvironmentPayload,
@@ -211,15 +237,16 @@ fn choose_any(
     let rank = |launcher: &Launcher| match launcher {
         Launcher::External(_) => 0,
         Launcher::Process(_) => 1,
-        Launcher::Unsupported(_) => 2,
+        Launcher::Container(_) => 2,
+        Launcher::Unsupported(_) => 3,
     };
     let choices = any_of.environments.iter().map(|choice| choose(choice, nesting));
     match choices.min_by_key(|(_, launcher)| rank(launcher)) {
-        Some((chosen, launcher)) if rank(&launcher) < 2 => (chosen, launcher),
+        Some((chosen, launcher)) if rank(&launcher) < 3 => (chosen, launcher),
         Some(_) | None => {
             let urns: Vec<_> = any_of.environments.iter().map(|choice| choice.urn.as_str()).collect();
             let why = format!(
-                "offers {}, none of which can be started here; offer EXTERNAL or PROCESS",
+                "offers {}, none of which can be started here; offer EXTERNAL, PROCESS or DOCKER",
                 urns.join(", ")
             );
             (environment.clone(), Launcher::Unsupported(why))

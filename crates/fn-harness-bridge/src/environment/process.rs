@@ -22,6 +22,8 @@ const GRACE: Duration = Duration::from_millis(500);
 /// How long the last lines may take to come through the pipes of a process that has ended. Children
 /// that it left behind may hold the pipes open for ever.
 const LAST_LINES_TIMEOUT: Duration = Duration::from_millis(200);
+/// How long it may take to clear up after a process.
+const CLEAR_UP_TIMEOUT: Duration = Duration::from_secs(30);
 
 pub(super) struct ProcessCommand {
     payload: ProcessPayload,
@@ -51,41 +53,62 @@ impl ProcessCommand {
         worker: Arc<WorkerSession>,
         shared: &Shared,
     ) -> Result<RunningProcess, String> {
-        let url = shared.endpoint.url();
         let mut command = Command::new(&self.payload.command);
+        command.args(boot_arguments(&worker.id, shared)).envs(&self.payload.env);
+        RunningProcess::spawn(command, worker, shared, None).map_err(|error| {
+            format!(
+                "could not be started: {error}. The command must be one executable file, without \
+                 arguments, on the machine where the runner runs"
+            )
+        })
+    }
+}
+
+/// What boot programs of SDKs take (the container contract).
+pub(super) fn boot_arguments(worker_id: &str, shared: &Shared) -> [String; 5] {
+    let url = shared.endpoint.url();
+    [
+        format!("--id={worker_id}"),
+        format!("--provision_endpoint={url}"),
+        format!("--control_endpoint={url}"),
+        format!("--logging_endpoint={url}"),
+        format!("--artifact_endpoint={url}"),
+    ]
+}
+
+impl RunningProcess {
+    /// `after`: is run once it has ended, however it has.
+    pub(super) fn spawn(
+        mut command: Command,
+        worker: Arc<WorkerSession>,
+        shared: &Shared,
+        after: Option<Command>,
+    ) -> std::io::Result<Self> {
         for variable in &shared.config.not_for_workers {
             command.env_remove(variable);
         }
         let mut child = command
-            .arg(format!("--id={}", worker.id))
-            .arg(format!("--provision_endpoint={url}"))
-            .arg(format!("--control_endpoint={url}"))
-            .arg(format!("--logging_endpoint={url}"))
-            .arg(format!("--artifact_endpoint={url}"))
-            .envs(&self.payload.env)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .process_group(0)
             .kill_on_drop(true)
-            .spawn()
-            .map_err(|error| {
-                format!(
-                    "could not be started: {error}. The command must be one executable file, without \
-                     arguments, on the machine where the runner runs"
-                )
-            })?;
+            .spawn()?;
         let lines = [
             child.stdout.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone()))),
             child.stderr.take().map(|pipe| tokio::spawn(forward(pipe, worker.clone()))),
         ];
         let stop = CancellationToken::new();
-        let watcher = tokio::spawn(watch(child, worker, stop.clone(), lines));
-        Ok(RunningProcess { stop, watcher })
+        let watching = watch(child, worker, stop.clone(), lines);
+        let watcher = tokio::spawn(async move {
+            watching.await;
+            if let Some(after) = after {
+                clear_up(after).await;
+            }
+        });
+        Ok(Self { stop, watcher })
     }
-}
 
-impl RunningProcess {
     /// Ends the process and its children: by itself, else by SIGTERM, else by SIGKILL.
     pub(super) async fn stop(self, timeout: Duration) {
         self.stop.cancel();
@@ -114,6 +137,14 @@ async fn watch(
     let status = status.map_or_else(|error| format!("cannot be waited for: {error}"), describe);
     worker.exited(status.clone());
     worker.end(status);
+}
+
+/// That there is nothing left to clear up is no failure.
+async fn clear_up(mut command: Command) {
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    if tokio::time::timeout(CLEAR_UP_TIMEOUT, quiet.status()).await.is_err() {
+        tracing::warn!(?command, "does not end; what it was to clear up may be left");
+    }
 }
 
 /// Makes the process end, more and more firmly.

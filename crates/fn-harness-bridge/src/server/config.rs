@@ -9,6 +9,8 @@ use beam_model::pipeline::{ApiServiceDescriptor, Environment};
 use runner_core::meters::Meters;
 use runner_core::ports::{ArtifactSource, WorkerLogSink};
 
+use crate::environment::Containers;
+
 #[derive(Clone, Debug)]
 pub struct BridgeConfig {
     /// The host in the endpoints that workers are told.
@@ -38,6 +40,8 @@ pub struct BridgeConfig {
     pub max_start_failures: u32,
     /// Environment variables of the server that worker processes do not inherit.
     pub not_for_workers: Vec<&'static str>,
+    /// How workers of DOCKER environments are run.
+    pub containers: Containers,
     /// Of the server, to be counted in.
     pub meters: Arc<Meters>,
 }
@@ -58,6 +62,7 @@ impl Default for BridgeConfig {
             slow_bundle: Duration::from_secs(300),
             max_start_failures: 4,
             not_for_workers: Vec::new(),
+            containers: Containers::default(),
             meters: Arc::default(),
         }
     }

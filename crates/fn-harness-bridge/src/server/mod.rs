@@ -11,6 +11,7 @@ use beam_model::fn_execution::beam_fn_state_server::BeamFnStateServer;
 use beam_model::fn_execution::beam_fn_worker_status_server::BeamFnWorkerStatusServer;
 use beam_model::fn_execution::provision_service_server::ProvisionServiceServer;
 use beam_model::job_management::artifact_retrieval_service_server::ArtifactRetrievalServiceServer;
+use beam_model::pipeline::Environment;
 use runner_core::fault::Fault;
 use runner_core::meters::Meters;
 use runner_core::ports::JobBundleFactory;
@@ -46,6 +47,14 @@ impl FnHarnessBridge {
     pub fn new(config: BridgeConfig) -> Self {
         let endpoint = Endpoint::new(config.advertise_host.clone());
         Self { shared: Arc::new(Shared { config, endpoint, registry: Registry::default() }) }
+    }
+
+    /// Whether workers can be started in an environment.
+    ///
+    /// # Errors
+    /// Why not, and what to use instead.
+    pub fn check_environment(&self, id: &str, environment: &Environment) -> Result<(), String> {
+        crate::environment::check(id, environment, &self.shared.config.containers)
     }
 
     /// Adds the services control, data, state, logging, provision, artifact retrieval and worker

@@ -349,14 +349,19 @@ impl EnvironmentWorkers {
         self.shared.registry.add_worker(worker.clone());
         self.register(&worker).await;
         let timeout = self.shared.config.worker_connect_timeout;
-        let deadline = Instant::now() + timeout;
+        let launch = async {
+            self.environment.provide(&worker, &self.shared).await?;
+            let deadline = Instant::now() + timeout;
+            let running = self.environment.launch(&worker, &self.shared, deadline).await?;
+            Ok((running, deadline))
+        };
         let launched = tokio::select! {
             biased;
             () = self.job.closing.cancelled() => Err(self.closed()),
-            launched = self.environment.launch(&worker, &self.shared, deadline) => launched,
+            launched = launch => launched,
         };
-        let running = match launched {
-            Ok(running) => running,
+        let (running, deadline) = match launched {
+            Ok(launched) => launched,
             Err(fault) => {
                 worker.end("could not be started");
                 self.shared.registry.remove_worker(&worker.id);

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use beam_model::job_management::{JobMessage, JobStateEvent, job_message};
+use beam_model::job_management::{JobMessage, JobStateEvent, MetricResults, job_message};
 use prost_types::Timestamp;
 use runner_core::backend::Importance;
 use tokio::sync::watch;
 
 use super::JobState;
+use super::journal::Journal;
 
 /// Messages that a job keeps for streams that are opened later or read slowly.
 const MOST_MESSAGES: usize = 10_000;
@@ -47,25 +48,55 @@ struct Inner {
     /// The last error, which is never dropped: the Python client shows it as the job's exception.
     last_error: Option<u64>,
     ended: Option<SystemTime>,
+    /// Where all of this is written down too, if the job outlives the server. Written to under the lock, so that it has
+    /// the order of the events: jobs that have one run elsewhere and tell little.
+    journal: Option<Journal>,
 }
 
 impl JobEvents {
     /// Of a job that has not been started yet.
-    pub(crate) fn new() -> Self {
-        let inner = Inner {
-            state: JobState::Stopped,
-            next: 0,
-            events: BTreeMap::new(),
-            droppable: VecDeque::new(),
-            text: 0,
-            last_error: None,
-            ended: None,
-        };
-        let events = Self { inner: Mutex::new(inner), next: watch::Sender::new(0) };
-        let mut inner = events.lock();
+    pub(crate) fn new(journal: Option<Journal>) -> Self {
+        let mut inner = Inner::empty();
+        inner.journal = journal;
         inner.push_state(JobState::Stopped);
-        events.publish(inner);
-        events
+        Self { next: watch::Sender::new(inner.next), inner: Mutex::new(inner) }
+    }
+
+    /// Of a job that has been written down.
+    pub(crate) fn restore(events: Vec<Event>, journal: Journal) -> Self {
+        let mut inner = Inner::empty();
+        for event in events {
+            inner.restore(event);
+        }
+        inner.journal = Some(journal);
+        Self { next: watch::Sender::new(inner.next), inner: Mutex::new(inner) }
+    }
+
+    /// Whether they are written down.
+    pub(crate) fn are_written_down(&self) -> bool {
+        self.lock().journal.is_some()
+    }
+
+    /// What the backend wants to be told when it resumes the job.
+    pub(crate) fn note(&self, note: String) {
+        if let Some(journal) = &mut self.lock().journal {
+            journal.note(note);
+        }
+    }
+
+    /// Writes down the final metrics.
+    pub(crate) fn metrics(&self, metrics: MetricResults) {
+        if let Some(journal) = &mut self.lock().journal {
+            journal.metrics(metrics);
+        }
+    }
+
+    /// What was written down is not needed any more.
+    pub(crate) fn forget(&self) {
+        let journal = self.lock().journal.take();
+        if let Some(mut journal) = journal {
+            journal.remove();
+        }
     }
 
     pub(crate) fn state(&self) -> JobStateEvent {
@@ -102,6 +133,7 @@ impl JobEvents {
         let mut inner = self.lock();
         if inner.ended.is_none() {
             inner.push_message(importance, text);
+            inner.shorten_journal();
             self.publish(inner);
         }
     }
@@ -152,21 +184,79 @@ impl JobEvents {
 }
 
 impl Inner {
+    fn empty() -> Self {
+        Self {
+            state: JobState::Stopped,
+            next: 0,
+            events: BTreeMap::new(),
+            droppable: VecDeque::new(),
+            text: 0,
+            last_error: None,
+            ended: None,
+            journal: None,
+        }
+    }
+
     fn push_state(&mut self, state: JobState) {
-        self.state = state;
         let timestamp = Some(Timestamp::from(SystemTime::now()));
-        self.events
-            .insert(self.next, Event::State(JobStateEvent { state: state.to_proto().into(), timestamp }));
+        let event = Event::State(JobStateEvent { state: state.to_proto().into(), timestamp });
+        self.write_down(&event);
+        self.state = state;
+        self.events.insert(self.next, event);
         self.next += 1;
+    }
+
+    /// Takes in what happened when the server was another process.
+    fn restore(&mut self, event: Event) {
+        match event {
+            Event::State(event) => {
+                let Some(state) = JobState::from_proto(event.state()) else { return };
+                self.state = state;
+                if state.is_terminal() {
+                    let time = event.timestamp.and_then(|time| SystemTime::try_from(time).ok());
+                    self.ended = Some(time.unwrap_or_else(SystemTime::now));
+                }
+                self.events.insert(self.next, Event::State(event));
+                self.next += 1;
+            }
+            Event::Message(message) => {
+                // With the number that clients may have seen. Those before it were dropped.
+                let number = message.message_id.parse().unwrap_or(self.next).max(self.next);
+                let is_error = message.importance() == job_message::MessageImportance::JobMessageError;
+                self.next = number + 1;
+                self.take_in(number, is_error, Event::Message(message));
+            }
+        }
+    }
+
+    fn write_down(&mut self, event: &Event) {
+        if let Some(journal) = &mut self.journal {
+            journal.event(event);
+        }
+    }
+
+    fn shorten_journal(&mut self) {
+        if let Some(journal) = &mut self.journal
+            && journal.is_long()
+        {
+            journal.shorten(self.events.values());
+        }
     }
 
     fn push_message(&mut self, importance: Importance, text: String) {
         let number = self.next;
-        let text = shorten(text);
-        self.text += text.len();
-        self.events.insert(number, Event::Message(job_message(number, importance, text)));
+        let event = Event::Message(job_message(number, importance, shorten(text)));
+        self.write_down(&event);
         self.next += 1;
-        if importance == Importance::Error {
+        self.take_in(number, importance == Importance::Error, event);
+    }
+
+    fn take_in(&mut self, number: u64, is_error: bool, event: Event) {
+        if let Event::Message(message) = &event {
+            self.text += message.message_text.len();
+        }
+        self.events.insert(number, event);
+        if is_error {
             // The one that was the last may be dropped now, as the oldest if it is.
             if let Some(before) = self.last_error.replace(number) {
                 let at = self.droppable.partition_point(|&other| other < before);

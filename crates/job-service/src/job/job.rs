@@ -3,12 +3,13 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use beam_model::job_management::{JobInfo, JobStateEvent};
+use beam_model::job_management::{self, JobInfo, JobStateEvent};
 use beam_model::pipeline::Pipeline;
 use prost_types::Struct;
 use runner_core::backend::{Importance, JobListener, MetricResults, Outcome, PipelineResult};
 
 use super::events::{EventCursor, JobEvents};
+use super::journal::{Description, Journal, WrittenDown};
 use super::metrics_size::{self, Fitting};
 use super::{JobDescription, JobState};
 use crate::error::JobServiceError;
@@ -57,16 +58,47 @@ impl JobSnapshot {
 }
 
 impl Job {
-    pub(crate) fn new(description: JobDescription) -> Self {
+    /// One that has just come. With a journal it is written down from now on.
+    pub(crate) fn new(description: JobDescription, journal: Option<Journal>) -> Self {
         let JobDescription { id, preparation_id, name, options, pipeline } = description;
-        let events = Arc::new(JobEvents::new());
+        let events = Arc::new(JobEvents::new(journal));
         events.move_to(JobState::Starting);
         let phase = Mutex::new(Phase::Starting { cancel: false });
         Self { id, preparation_id, name, options, pipeline, started: SystemTime::now(), events, phase }
     }
 
+    /// One of a server that is no more.
+    pub(crate) fn restore(written: WrittenDown) -> Self {
+        let WrittenDown { description, events, metrics, journal, .. } = written;
+        let Description { job_id, preparation_id, job_name, options, pipeline, started, .. } = description;
+        let phase = match metrics {
+            Some(metrics) => {
+                Phase::Ended(MetricResults { attempted: metrics.attempted, committed: metrics.committed })
+            }
+            None => Phase::Starting { cancel: false },
+        };
+        Self {
+            id: job_id,
+            preparation_id,
+            name: job_name,
+            options: options.unwrap_or_default(),
+            pipeline: Arc::new(pipeline.unwrap_or_default()),
+            started: started.and_then(|time| SystemTime::try_from(time).ok()).unwrap_or_else(SystemTime::now),
+            events: Arc::new(JobEvents::restore(events, journal)),
+            phase: Mutex::new(phase),
+        }
+    }
+
     pub(crate) fn id(&self) -> &str {
         &self.id
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn options(&self) -> &Struct {
+        &self.options
     }
 
     pub(crate) fn preparation_id(&self) -> &str {
@@ -91,6 +123,27 @@ impl Job {
 
     pub(crate) fn started(&self) -> SystemTime {
         self.started
+    }
+
+    pub(crate) fn ended(&self) -> Option<SystemTime> {
+        self.events.ended()
+    }
+
+    /// Removes what was written down of it.
+    pub(crate) fn forget(&self) {
+        self.events.forget();
+    }
+
+    /// Waits until the job would go on without this process; `false` if it would not.
+    pub(crate) async fn handed_over(&self) -> bool {
+        if !self.events.are_written_down() {
+            return false;
+        }
+        let result = match &*self.phase() {
+            Phase::Running(result) => Arc::clone(result),
+            Phase::Starting { .. } | Phase::Ended(_) => return false,
+        };
+        result.handed_over().await
     }
 
     /// What the backend tells its news to. It holds the job's events alone, so that a backend that keeps
@@ -178,6 +231,25 @@ impl Job {
         Ok(self.events.move_to(JobState::Draining))
     }
 
+    /// Tells the backend, which has taken the job up again, what was asked for before.
+    pub(super) fn ask_again(&self, result: &dyn PipelineResult) {
+        match self.state() {
+            JobState::Cancelling => result.cancel(),
+            JobState::Draining => {
+                if let Err(fault) = result.drain() {
+                    self.events.message(Importance::Warning, format!("the job is not drained: {fault}"));
+                }
+            }
+            JobState::Stopped
+            | JobState::Starting
+            | JobState::Running
+            | JobState::Drained
+            | JobState::Cancelled
+            | JobState::Failed
+            | JobState::Done => {}
+        }
+    }
+
     /// The backend has started the job.
     pub(super) fn has_started(&self, result: Arc<dyn PipelineResult>) {
         let cancel = {
@@ -195,6 +267,12 @@ impl Job {
     /// the terminal state: clients fetch them once, right after it.
     pub(super) fn has_ended(&self, outcome: Outcome, metrics: MetricResults) {
         let Fitting { metrics, left_out } = metrics_size::fit(metrics);
+        if self.events.are_written_down() {
+            self.events.metrics(job_management::MetricResults {
+                attempted: metrics.attempted.clone(),
+                committed: metrics.committed.clone(),
+            });
+        }
         *self.phase() = Phase::Ended(metrics);
         if let Some(left_out) = left_out {
             self.events.message(Importance::Warning, left_out);
@@ -228,5 +306,9 @@ impl JobListener for Listener {
 
     fn message(&self, importance: Importance, text: String) {
         self.events.message(importance, text);
+    }
+
+    fn note(&self, note: String) {
+        self.events.note(note);
     }
 }

@@ -121,6 +121,12 @@ impl Registry {
         Ok(())
     }
 
+    /// Takes in a job that was written down.
+    pub(crate) fn restore(&self, job: Arc<Job>) {
+        self.lock().jobs.insert(job.id().to_owned(), job);
+        self.activity.send_modify(|activity| activity.running += 1);
+    }
+
     pub(crate) fn job(&self, id: &str) -> Result<Arc<Job>, JobServiceError> {
         self.lock().jobs.get(id).cloned().ok_or_else(|| JobServiceError::UnknownJob(id.to_owned()))
     }
@@ -134,17 +140,19 @@ impl Registry {
 
     /// Puts the job into the history, and forgets what is too old for it.
     pub(crate) fn job_ended(self: &Arc<Self>, job: &Job) {
-        {
+        let forgotten = {
             let mut inner = self.lock();
             inner.ended.push_back((job.id().to_owned(), Instant::now()));
-            inner.forget(self.history_size);
-        }
+            inner.forget(self.history_size)
+        };
+        forgotten.iter().for_each(|job| job.forget());
         self.activity.send_modify(|activity| activity.running = activity.running.saturating_sub(1));
         let registry = Arc::downgrade(self);
         tokio::spawn(async move {
             tokio::time::sleep(REMEMBERED_AT_LEAST).await;
             if let Some(registry) = registry.upgrade() {
-                registry.lock().forget(registry.history_size);
+                let forgotten = registry.lock().forget(registry.history_size);
+                forgotten.iter().for_each(|job| job.forget());
             }
         });
     }
@@ -184,17 +192,21 @@ impl Inner {
         }
     }
 
-    fn forget(&mut self, history_size: usize) {
+    /// The jobs that are too old to be remembered.
+    #[must_use]
+    fn forget(&mut self, history_size: usize) -> Vec<Arc<Job>> {
+        let mut forgotten = Vec::new();
         while self.ended.len() > history_size {
             let too_many = self.ended.len() > history_size + MOST_RECENTLY_ENDED;
             match self.ended.front() {
                 Some((_, end)) if too_many || end.elapsed() >= REMEMBERED_AT_LEAST => {}
-                _ => return,
+                _ => break,
             }
             if let Some((id, _)) = self.ended.pop_front() {
-                self.jobs.remove(&id);
+                forgotten.extend(self.jobs.remove(&id));
             }
         }
+        forgotten
     }
 }
 
@@ -214,13 +226,16 @@ mod tests {
     }
 
     fn job(id: &str) -> Arc<Job> {
-        Arc::new(Job::new(JobDescription {
-            id: id.into(),
-            preparation_id: format!("prepared {id}"),
-            name: "job".into(),
-            options: Struct::default(),
-            pipeline: Arc::default(),
-        }))
+        Arc::new(Job::new(
+            JobDescription {
+                id: id.into(),
+                preparation_id: format!("prepared {id}"),
+                name: "job".into(),
+                options: Struct::default(),
+                pipeline: Arc::default(),
+            },
+            None,
+        ))
     }
 
     #[tokio::test(start_paused = true)]
@@ -259,7 +274,7 @@ mod tests {
         for (_, end) in &mut registry.lock().ended {
             *end -= REMEMBERED_AT_LEAST;
         }
-        registry.lock().forget(2);
+        assert!(!registry.lock().forget(2).is_empty());
         assert_eq!(registry.jobs().len(), 2);
     }
 }

@@ -65,6 +65,11 @@ impl JobState {
         }
     }
 
+    /// `None` for a state that no job here can have.
+    pub(crate) fn from_proto(state: job_state::Enum) -> Option<Self> {
+        Self::ALL.into_iter().find(|own| own.to_proto() == state)
+    }
+
     pub(crate) fn to_proto(self) -> job_state::Enum {
         match self {
             JobState::Stopped => job_state::Enum::Stopped,

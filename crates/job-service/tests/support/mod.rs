@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use beam_model::pipeline::{ArtifactInformation, Components, Environment, Pipelin
 use job_service::{JobService, JobServiceConfig};
 use runner_core::backend::{
     JobInvocation, MetricResults, OptionKind, Outcome, PipelineOption, PipelineResult,
-    PortablePipelineRunner, Refusal,
+    PortablePipelineRunner, Refusal, ResumedJob,
 };
 use runner_core::fault::Fault;
 use runner_core::options::PipelineOptions;
@@ -37,6 +37,13 @@ type Verdict = Box<dyn Fn(&Pipeline) -> Result<(), Refusal> + Send + Sync>;
 pub struct FakeBackend {
     verdict: Verdict,
     started: mpsc::UnboundedSender<FakeJob>,
+    resumed: mpsc::UnboundedSender<ResumedFakeJob>,
+}
+
+/// A job of an earlier server as the backend has it.
+pub struct ResumedFakeJob {
+    pub job: ResumedJob,
+    pub result: Arc<FakeResult>,
 }
 
 /// A job as the backend has it.
@@ -50,9 +57,20 @@ pub struct FakeResult {
     pub cancels: AtomicUsize,
     pub drain_answer: Mutex<Result<(), Fault>>,
     pub metrics: Mutex<MetricResults>,
+    pub handed_over: AtomicBool,
 }
 
 impl FakeResult {
+    fn new() -> Arc<Self> {
+        Arc::new(Self {
+            outcome: watch::Sender::new(None),
+            cancels: AtomicUsize::new(0),
+            drain_answer: Mutex::new(Ok(())),
+            metrics: Mutex::default(),
+            handed_over: AtomicBool::new(true),
+        })
+    }
+
     pub fn finish(&self, outcome: Outcome) {
         self.outcome.send_replace(Some(outcome));
     }
@@ -79,6 +97,10 @@ impl PipelineResult for FakeResult {
 
     fn metrics(&self) -> MetricResults {
         self.metrics.lock().unwrap().clone()
+    }
+
+    async fn handed_over(&self) -> bool {
+        self.handed_over.load(Ordering::SeqCst)
     }
 
     async fn finished(&self) -> Outcome {
@@ -117,20 +139,28 @@ impl PortablePipelineRunner for FakeBackend {
 
     async fn run(&self, invocation: JobInvocation) -> Arc<dyn PipelineResult> {
         assert_ne!(invocation.job_name, "panic", "the backend breaks down");
-        let result = Arc::new(FakeResult {
-            outcome: watch::Sender::new(None),
-            cancels: AtomicUsize::new(0),
-            drain_answer: Mutex::new(Ok(())),
-            metrics: Mutex::default(),
-        });
+        let result = FakeResult::new();
         let _ = self.started.send(FakeJob { invocation, result: Arc::clone(&result) });
         result
+    }
+
+    fn outlives_server(&self, _: &PipelineOptions) -> Option<&'static str> {
+        Some("fake")
+    }
+
+    async fn resume(&self, backend: &str, job: ResumedJob) -> Option<Arc<dyn PipelineResult>> {
+        let result = FakeResult::new();
+        (backend == "fake").then(|| {
+            let _ = self.resumed.send(ResumedFakeJob { job, result: Arc::clone(&result) });
+            result as _
+        })
     }
 }
 
 pub struct TestServer {
     pub service: JobService,
     pub started: mpsc::UnboundedReceiver<FakeJob>,
+    pub resumed: mpsc::UnboundedReceiver<ResumedFakeJob>,
     pub artifacts: tempfile::TempDir,
     address: String,
     server: tokio::task::JoinHandle<()>,
@@ -161,15 +191,18 @@ impl TestServer {
         };
         configure(&mut config);
         let (sender, started) = mpsc::unbounded_channel();
-        let backend = Arc::new(FakeBackend { verdict: Box::new(verdict), started: sender });
+        let (resumed_sender, resumed) = mpsc::unbounded_channel();
+        let backend =
+            Arc::new(FakeBackend { verdict: Box::new(verdict), started: sender, resumed: resumed_sender });
         let service = JobService::new(config, backend).unwrap();
+        service.resume_jobs().await;
         let mut routes = tonic::service::Routes::builder();
         service.add_services(&mut routes);
         let serving = Server::builder()
             .add_routes(routes.routes())
             .serve_with_incoming(TcpListenerStream::new(listener));
         let server = tokio::spawn(async move { serving.await.unwrap() });
-        Self { service, started, artifacts, address, server }
+        Self { service, started, resumed, artifacts, address, server }
     }
 
     pub async fn channel(&self, user_agent: &str) -> Channel {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use runner_core::fault::Fault;
 
 use super::causes;
+use super::runner_jars::DownloadError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FlinkError {
@@ -30,6 +31,8 @@ pub enum FlinkError {
          server with --flink-runner-jar, and Beam's Flink {version} job server jar"
     )]
     NoRunnerJar { master: String, version: String, given: String },
+    #[error(transparent)]
+    Download(#[from] DownloadError),
     #[error("Flink at {master} started the job under an id of its own, {started}, and was told to end it")]
     OtherJob { master: String, started: String },
     #[error("the job's jar cannot be written: {0}")]
@@ -52,6 +55,7 @@ impl FlinkError {
             | FlinkError::RunnerJarUnreadable { .. }
             | FlinkError::NotARunnerJar { .. }
             | FlinkError::NoRunnerJar { .. }
+            | FlinkError::Download(_)
             | FlinkError::OtherJob { .. }
             | FlinkError::Jar(_)
             | FlinkError::Json(_)
@@ -100,7 +104,22 @@ impl FlinkError {
             | FlinkError::RunnerJarUnreadable { .. }
             | FlinkError::NotARunnerJar { .. }
             | FlinkError::NoRunnerJar { .. }
+            | FlinkError::Download(_)
             | FlinkError::OtherJob { .. } => Fault::environment(self.to_string()).fatal(),
         }
     }
+}
+
+/// The error with all that caused it: the outermost alone says only that something failed.
+pub(super) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
 }

@@ -5,8 +5,8 @@ use prost_types::{Struct, Value};
 use runner_core::backend::{OptionKind, PipelineOption};
 use runner_core::options::PipelineOptions;
 
-use super::FlinkConfig;
 use super::rest::Master;
+use super::{FlinkConfig, JobsOnFlink};
 
 const FLINK_MASTER: &str = "flink_master";
 const SAVEPOINT_PATH: &str = "savepoint_path";
@@ -14,6 +14,7 @@ const ALLOW_NON_RESTORED_STATE: &str = "allow_non_restored_state";
 const SAVEPOINT_TARGET: &str = "flink_savepoint_target";
 const DRAIN: &str = "flink_drain";
 const CHECKPOINTING_INTERVAL: &str = "checkpointing_interval";
+const DETACHED: &str = "detached";
 const STREAMING: &str = "streaming";
 /// Those that Beam's runner reads itself, as whole numbers.
 const WHOLE_NUMBERS: [&str; 4] =
@@ -87,6 +88,12 @@ pub(super) fn describe() -> Vec<PipelineOption> {
              have read to their end.",
             "savepoint",
         ),
+        option(
+            DETACHED,
+            OptionKind::Boolean,
+            "Leave the job to Flink: it is DONE here as soon as it runs there.",
+            "false",
+        ),
     ]
 }
 
@@ -98,6 +105,7 @@ pub(super) struct FlinkSettings {
     pub(super) allow_non_restored_state: bool,
     pub(super) savepoint_target: Option<String>,
     pub(super) drain: DrainTo,
+    pub(super) jobs: JobsOnFlink,
     /// Whether the user says so; Beam's runner also streams what has no end.
     pub(super) streaming: bool,
     pub(super) has_checkpoints: bool,
@@ -136,6 +144,7 @@ impl FlinkSettings {
             allow_non_restored_state: options.boolean(ALLOW_NON_RESTORED_STATE),
             savepoint_target: options.string(SAVEPOINT_TARGET).map(str::to_owned),
             drain,
+            jobs: if options.boolean(DETACHED) { JobsOnFlink::Detached } else { config.jobs },
             streaming: options.boolean(STREAMING),
             has_checkpoints: options.integer(CHECKPOINTING_INTERVAL)?.is_some_and(|interval| interval > 0),
         })

@@ -11,6 +11,7 @@ use beam_model::urns::{
     fixed_windows_payload, global_windows_payload, session_windows_payload, sliding_windows_payload,
     standard_coders,
     standard_p_transforms::{combine_components, primitives},
+    standard_user_state_types,
 };
 use runner_core::backend::Refusal;
 use runner_core::graph::{
@@ -81,7 +82,7 @@ pub(super) fn unsupported(pipeline: &QueryablePipeline, settings: &FlinkSettings
         }
         if let Ok(Some(payload)) = pardo_payload(transform) {
             all.state(id, transform, &payload);
-            all.finalization(id, &payload, streaming, settings);
+            all.finalization(id, &payload, streaming);
         }
     }
     all.refusal
@@ -155,6 +156,11 @@ impl<'a> Objections<'a> {
             return;
         }
         for (name, state) in &payload.state_specs {
+            // Whatever its SDK makes of it, for the runner it is a bag: Python's sets are.
+            if state.protocol.as_ref().is_some_and(|protocol| protocol.urn == standard_user_state_types::BAG)
+            {
+                continue;
+            }
             let kind = match &state.spec {
                 Some(Spec::OrderedListSpec(_)) => "an ordered list",
                 Some(Spec::MapSpec(_)) => "a map",
@@ -181,17 +187,29 @@ impl<'a> Objections<'a> {
         }
     }
 
-    fn finalization(&mut self, id: &str, payload: &ParDoPayload, streaming: bool, settings: &FlinkSettings) {
-        if !payload.requests_finalization || (streaming && settings.has_checkpoints) {
-            return;
-        }
-        if streaming {
-            self.refusal.unsupported(
-                self.pipeline.name(id),
-                format!("finalizes bundles, which Flink does at checkpoints: give --checkpointing_interval; or {ELSEWHERE}"),
-            );
-        } else {
+    fn finalization(&mut self, id: &str, payload: &ParDoPayload, streaming: bool) {
+        if payload.requests_finalization && !streaming {
             self.object(id, "finalizes bundles of a bounded job");
         }
     }
+}
+
+/// What the job can run without, but its author should know of.
+pub(super) fn warnings(pipeline: &QueryablePipeline, settings: &FlinkSettings) -> Vec<String> {
+    if settings.has_checkpoints || !is_streaming(pipeline, settings) {
+        return Vec::new();
+    }
+    let finalizes = |id: &&String| {
+        let payload =
+            pipeline.transform(id).ok().and_then(|transform| pardo_payload(transform).ok().flatten());
+        payload.is_some_and(|payload| payload.requests_finalization)
+    };
+    let warning = |id: &String| {
+        format!(
+            "{} finalizes bundles, which Flink does at checkpoints, and this job has none: its callbacks are never called. \
+             Give --checkpointing_interval",
+            pipeline.name(id)
+        )
+    };
+    pipeline.primitives().iter().filter(finalizes).map(warning).collect()
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use beam_model::pipeline::Pipeline;
-use fn_harness_bridge::{FnHarnessBridge, check_environment};
+use fn_harness_bridge::FnHarnessBridge;
 use runner_core::backend::{JobInvocation, PipelineOption, PipelineResult, PortablePipelineRunner, Refusal};
 use runner_core::options::PipelineOptions;
 use runner_core::plan::{ExecutionPlan, PlanError, PlanGrain, plan_pipeline};
@@ -72,7 +72,7 @@ impl PortablePipelineRunner for NativeRunner {
             refusal.invalid("pipeline options", reason);
         }
         match plan_pipeline(pipeline, PlanGrain::Default) {
-            Ok(plan) => check_environments(pipeline, &plan, &mut refusal),
+            Ok(plan) => check_environments(&self.bridge, pipeline, &plan, &mut refusal),
             Err(PlanError::Refused(more)) => {
                 refusal.invalid.extend(more.invalid);
                 refusal.unsupported.extend(more.unsupported);
@@ -89,11 +89,16 @@ impl PortablePipelineRunner for NativeRunner {
 }
 
 /// Environments that nothing runs in may be of any kind.
-fn check_environments(pipeline: &Pipeline, plan: &ExecutionPlan, refusal: &mut Refusal) {
+fn check_environments(
+    bridge: &FnHarnessBridge,
+    pipeline: &Pipeline,
+    plan: &ExecutionPlan,
+    refusal: &mut Refusal,
+) {
     let declared = pipeline.components.as_ref().map(|components| &components.environments);
     for id in &plan.environments {
         if let Some(environment) = declared.and_then(|declared| declared.get(id))
-            && let Err(reason) = check_environment(id, environment)
+            && let Err(reason) = bridge.check_environment(id, environment)
         {
             refusal.unsupported("pipeline", reason);
         }

@@ -6,7 +6,9 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod downloads;
 mod refusals;
+mod resuming;
 mod scripted_flink;
 mod submitting;
 mod support;

@@ -4,16 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use beam_model::pipeline::state_spec::Spec;
-use beam_model::pipeline::{
-    Coder, OrderedListStateSpec, PCollection, PTransform, ParDoPayload, Pipeline, StateSpec,
-};
-use beam_model::urns::{standard_coders, standard_p_transforms::primitives};
-use prost::Message;
-use runner_core::backend::{PortablePipelineRunner, Refusal};
+use beam_model::pipeline::{OrderedListStateSpec, ParDoPayload, Pipeline, SetStateSpec, StateSpec};
+use beam_model::urns::standard_user_state_types;
+use runner_core::backend::{Importance, PortablePipelineRunner, Refusal};
 use runner_core::options::PipelineOptions;
 use translators::BackendChoice;
-use translators::flink::{FlinkConfig, FlinkError, FlinkRunner};
+use translators::flink::{FlinkConfig, FlinkError, FlinkRunner, JobsOnFlink};
 
+use super::scripted_flink::*;
 use super::support::*;
 
 fn refusal(pipeline: &Pipeline, given: &[(&str, &str)]) -> Refusal {
@@ -21,32 +19,6 @@ fn refusal(pipeline: &Pipeline, given: &[(&str, &str)]) -> Refusal {
 }
 
 const ON_A_CLUSTER: (&str, &str) = ("flink_master", "flink:8081");
-
-/// The Impulse, and a ParDo after it that is called `Do`.
-fn with_pardo(payload: &ParDoPayload) -> Pipeline {
-    let mut pipeline = bounded();
-    let components = pipeline.components.as_mut().unwrap();
-    let coder = |urn: &str, parts: &[&str]| Coder {
-        spec: spec(urn),
-        component_coder_ids: parts.iter().map(|part| (*part).to_owned()).collect(),
-    };
-    components.coders.insert("kv".to_owned(), coder(standard_coders::KV, &["bytes", "bytes"]));
-    components.pcollections.get_mut("p").unwrap().coder_id = "kv".to_owned();
-    let made = PCollection { coder_id: "bytes".to_owned(), ..components.pcollections["p"].clone() };
-    components.pcollections.insert("q".to_owned(), made);
-    let mut do_ = PTransform {
-        spec: spec(primitives::PAR_DO),
-        unique_name: "Do".to_owned(),
-        inputs: BTreeMap::from([("in".to_owned(), "p".to_owned())]),
-        outputs: BTreeMap::from([("out".to_owned(), "q".to_owned())]),
-        ..Default::default()
-    };
-    do_.spec.as_mut().unwrap().payload = payload.encode_to_vec().into();
-    components.transforms.insert("do".to_owned(), do_);
-    components.environments.insert("e".to_owned(), Default::default());
-    pipeline.root_transform_ids.push("do".to_owned());
-    pipeline
-}
 
 #[test]
 fn good_pipelines_are_accepted() {
@@ -90,13 +62,40 @@ fn what_flink_cannot_do_is_named_and_where_it_runs() {
 }
 
 #[test]
-fn finalization_in_streams_needs_checkpoints() {
+fn a_set_that_its_sdk_keeps_as_a_bag_is_accepted() {
+    let with_set = |protocol: &str| {
+        let set = StateSpec {
+            spec: Some(Spec::SetSpec(SetStateSpec { element_coder_id: "bytes".to_owned() })),
+            protocol: spec(protocol),
+        };
+        with_pardo(&ParDoPayload {
+            state_specs: BTreeMap::from([("set".to_owned(), set)]),
+            ..Default::default()
+        })
+    };
+    let accepted =
+        Backend::new().runner.prepare(&with_set(standard_user_state_types::BAG), &options(&[ON_A_CLUSTER]));
+    assert!(accepted.is_ok(), "{accepted:?}");
+    let refused = refusal(&with_set(standard_user_state_types::MULTIMAP), &[ON_A_CLUSTER]);
+    assert!(refused.unsupported[0].reason.contains("a set as its state"), "{refused:?}");
+}
+
+#[tokio::test]
+async fn callbacks_that_never_come_are_a_warning() {
     let pipeline = with_pardo(&ParDoPayload { requests_finalization: true, ..Default::default() });
-    let streaming = ("streaming", "true");
-    let without = refusal(&pipeline, &[ON_A_CLUSTER, streaming]);
-    assert!(without.unsupported[0].reason.contains("--checkpointing_interval"), "{without:?}");
-    let with = options(&[ON_A_CLUSTER, streaming, ("checkpointing_interval", "3000")]);
-    assert!(Backend::new().runner.prepare(&pipeline, &with).is_ok());
+    let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
+    for (interval, is_warned) in [("-1", true), ("3000", false)] {
+        let given = options(&[
+            ("flink_master", &flink.address),
+            ("streaming", "true"),
+            ("checkpointing_interval", interval),
+        ]);
+        assert!(backend.runner.prepare(&pipeline, &given).is_ok());
+        let job = backend.run(pipeline.clone(), given).await;
+        job.end().await;
+        let warning = job.listener.message_with(Importance::Warning, "--checkpointing_interval");
+        assert_eq!(warning.is_some_and(|text| text.starts_with("Do finalizes bundles")), is_warned);
+    }
 }
 
 #[test]
@@ -107,6 +106,23 @@ fn a_job_needs_a_cluster_and_a_runner() {
     let bare = FlinkRunner::new(FlinkConfig::default()).unwrap();
     let refusal = bare.prepare(&bounded(), &options(&[ON_A_CLUSTER])).unwrap_err();
     assert!(refusal.invalid[0].reason.contains("--flink-runner-jar"), "{refusal:?}");
+}
+
+#[test]
+fn a_detached_job_needs_workers_that_stay() {
+    let loopback = ("environment_type", "LOOPBACK");
+    let refused = refusal(&bounded(), &[ON_A_CLUSTER, ("detached", "true"), loopback]);
+    assert!(refused.invalid[0].reason.contains("goes on without its client"), "{refused:?}");
+    assert!(Backend::new().runner.prepare(&bounded(), &options(&[ON_A_CLUSTER, loopback])).is_ok());
+    let folder = tempfile::tempdir().unwrap();
+    let config = FlinkConfig {
+        jobs: JobsOnFlink::Detached,
+        runner_jars: vec![write_runner_jar(&folder, "1.19.0")],
+        ..FlinkConfig::default()
+    };
+    let detached = FlinkRunner::new(config).unwrap();
+    assert!(detached.prepare(&bounded(), &options(&[ON_A_CLUSTER, loopback])).is_err());
+    assert!(detached.prepare(&bounded(), &options(&[ON_A_CLUSTER])).is_ok());
 }
 
 #[test]

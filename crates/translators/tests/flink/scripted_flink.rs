@@ -57,6 +57,7 @@ pub struct ScriptedFlink {
 pub const CONFIG: &str = "GET /config";
 pub const OVERVIEW: &str = "GET /overview";
 pub const UPLOAD: &str = "POST /jars/upload";
+pub const JARS: &str = "GET /jars";
 pub const RUN: &str = "POST /jars/:id/run";
 pub const DELETE: &str = "DELETE /jars/:id";
 pub const JOB: &str = "GET /jobs/:id";

@@ -49,7 +49,9 @@ fn uploaded(body: &[u8]) -> &[u8] {
 async fn a_job_is_packed_uploaded_run_and_its_jar_removed() {
     let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
     let given = options(&[("flink_master", &flink.address), ("parallelism", "3")]);
-    let job = backend.run(with_artifact(), given).await;
+    let mut pipeline = with_artifact();
+    pipeline.components.as_mut().unwrap().transforms.get_mut("t").unwrap().unique_name.clear();
+    let job = backend.run(pipeline, given).await;
     assert!(matches!(job.end().await, Outcome::Done));
 
     let upload = flink.seen(UPLOAD).remove(0);
@@ -72,6 +74,9 @@ async fn a_job_is_packed_uploaded_run_and_its_jar_removed() {
             "beam:option:parallelism:v1": "3",
         })
     );
+
+    // The runner in the cluster wants a name of each.
+    assert_eq!(json("pipeline.json")["components"]["transforms"]["t"]["uniqueName"], "t");
 
     let run = flink.seen(RUN).remove(0);
     let run_body: Value = serde_json::from_slice(&run.body).unwrap();

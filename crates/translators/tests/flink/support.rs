@@ -7,14 +7,15 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use beam_model::pipeline::{
-    ArtifactInformation, Coder, Components, FunctionSpec, PCollection, PTransform, Pipeline,
+    ArtifactInformation, Coder, Components, FunctionSpec, PCollection, PTransform, ParDoPayload, Pipeline,
     WindowingStrategy, is_bounded,
 };
 use beam_model::urns::{global_windows_payload, standard_coders, standard_p_transforms::primitives};
+use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
 use runner_core::backend::{
-    Importance, JobInvocation, JobListener, Outcome, PipelineResult, PortablePipelineRunner,
+    Importance, JobInvocation, JobListener, Outcome, PipelineResult, PortablePipelineRunner, ResumedJob,
 };
 use runner_core::fault::Fault;
 use runner_core::options::PipelineOptions;
@@ -55,8 +56,28 @@ impl Backend {
     pub fn with_patience(patience: Patience) -> Self {
         let folder = TempDir::new().unwrap();
         let runner_jars = vec![write_runner_jar(&folder, "1.19.0")];
-        let config = FlinkConfig { master: None, runner_jars, temp_dir: folder.path().to_owned(), patience };
+        let config = FlinkConfig {
+            runner_jars,
+            temp_dir: folder.path().to_owned(),
+            patience,
+            ..FlinkConfig::default()
+        };
         Self { runner: FlinkRunner::new(config).unwrap(), folder }
+    }
+
+    /// Goes on with a job that an earlier server has noted this of.
+    pub async fn resume(&self, pipeline: Pipeline, options: PipelineOptions, note: Option<String>) -> Job {
+        let listener = Arc::new(Heard::default());
+        let job = ResumedJob {
+            job_id: JOB_ID.to_owned(),
+            job_name: "wordcount".to_owned(),
+            pipeline,
+            options,
+            note,
+            listener: Arc::clone(&listener) as _,
+        };
+        let result = self.runner.resume("flink", job).await.unwrap();
+        Job { result, listener }
     }
 
     pub async fn run(&self, pipeline: Pipeline, options: PipelineOptions) -> Job {
@@ -108,6 +129,7 @@ impl Job {
 
 #[derive(Default)]
 pub struct Heard {
+    pub notes: Mutex<Vec<String>>,
     pub running: Mutex<u32>,
     pub messages: Mutex<Vec<(Importance, String)>>,
 }
@@ -129,6 +151,10 @@ impl JobListener for Heard {
 
     fn message(&self, importance: Importance, text: String) {
         self.messages.lock().unwrap().push((importance, text));
+    }
+
+    fn note(&self, note: String) {
+        self.notes.lock().unwrap().push(note);
     }
 }
 
@@ -190,4 +216,30 @@ pub fn impulse(boundedness: is_bounded::Enum) -> Pipeline {
 
 pub fn bounded() -> Pipeline {
     impulse(is_bounded::Enum::Bounded)
+}
+
+/// The Impulse, and a ParDo after it that is called `Do`.
+pub fn with_pardo(payload: &ParDoPayload) -> Pipeline {
+    let mut pipeline = bounded();
+    let components = pipeline.components.as_mut().unwrap();
+    let coder = |urn: &str, parts: &[&str]| Coder {
+        spec: spec(urn),
+        component_coder_ids: parts.iter().map(|part| (*part).to_owned()).collect(),
+    };
+    components.coders.insert("kv".to_owned(), coder(standard_coders::KV, &["bytes", "bytes"]));
+    components.pcollections.get_mut("p").unwrap().coder_id = "kv".to_owned();
+    let made = PCollection { coder_id: "bytes".to_owned(), ..components.pcollections["p"].clone() };
+    components.pcollections.insert("q".to_owned(), made);
+    let mut do_ = PTransform {
+        spec: spec(primitives::PAR_DO),
+        unique_name: "Do".to_owned(),
+        inputs: BTreeMap::from([("in".to_owned(), "p".to_owned())]),
+        outputs: BTreeMap::from([("out".to_owned(), "q".to_owned())]),
+        ..Default::default()
+    };
+    do_.spec.as_mut().unwrap().payload = payload.encode_to_vec().into();
+    components.transforms.insert("do".to_owned(), do_);
+    components.environments.insert("e".to_owned(), Default::default());
+    pipeline.root_transform_ids.push("do".to_owned());
+    pipeline
 }

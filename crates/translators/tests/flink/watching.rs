@@ -192,3 +192,17 @@ async fn a_bounded_job_is_not_drained() {
     flink.answer(JOB, [job("CANCELED", "CANCELED")]);
     assert!(matches!(job_.end().await, Outcome::Cancelled));
 }
+
+#[tokio::test]
+async fn a_detached_job_is_done_as_soon_as_it_runs() {
+    let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
+    flink.answer(JOB, [job("CREATED", "SCHEDULED"), job("RUNNING", "SCHEDULED"), job("RUNNING", "RUNNING")]);
+    let given = options(&[("flink_master", &flink.address), ("detached", "true")]);
+    let detached = backend.run(bounded(), given).await;
+    assert!(matches!(detached.end().await, Outcome::Done));
+    let id = translators::flink::flink_job_id(JOB_ID);
+    assert!(flink.seen(JOB)[0].path.ends_with(&id));
+    let told = format!("Flink job {id} runs at {}", flink.address);
+    assert!(detached.listener.message_with(Importance::Basic, &told).is_some());
+    assert!(flink.seen(CANCEL).is_empty() && flink.seen(DELETE).len() == 1);
+}

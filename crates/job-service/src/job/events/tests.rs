@@ -19,7 +19,7 @@ fn describe(events: &[Event]) -> Vec<String> {
 
 #[tokio::test]
 async fn the_error_comes_before_the_terminal_state_and_nothing_after() {
-    let events = Arc::new(JobEvents::new());
+    let events = Arc::new(JobEvents::new(None));
     events.move_to(JobState::Starting);
     events.move_to(JobState::Running);
     events.message(Importance::Error, "of a bundle".into());
@@ -35,7 +35,7 @@ async fn the_error_comes_before_the_terminal_state_and_nothing_after() {
 
 #[tokio::test]
 async fn an_end_passes_through_the_state_before_it() {
-    let events = Arc::new(JobEvents::new());
+    let events = Arc::new(JobEvents::new(None));
     events.move_to(JobState::Starting);
     events.end(JobState::Done, None);
     assert_eq!(describe(&all(&events).await), ["STOPPED", "STARTING", "RUNNING", "DONE"]);
@@ -43,7 +43,7 @@ async fn an_end_passes_through_the_state_before_it() {
 
 #[tokio::test]
 async fn dropped_messages_are_counted_and_states_and_the_last_error_stay() {
-    let events = Arc::new(JobEvents::new());
+    let events = Arc::new(JobEvents::new(None));
     events.message(Importance::Error, "first error".into());
     events.message(Importance::Error, "last error".into());
     events.move_to(JobState::Starting);
@@ -62,7 +62,7 @@ async fn dropped_messages_are_counted_and_states_and_the_last_error_stay() {
 
 #[tokio::test]
 async fn the_text_of_a_job_is_bounded() {
-    let events = Arc::new(JobEvents::new());
+    let events = Arc::new(JobEvents::new(None));
     let text = "ü".repeat(LONGEST_MESSAGE);
     for _ in 0..40 {
         events.message(Importance::Basic, text.clone());
@@ -76,7 +76,7 @@ async fn the_text_of_a_job_is_bounded() {
 
 #[tokio::test]
 async fn a_stream_that_waits_is_woken() {
-    let events = Arc::new(JobEvents::new());
+    let events = Arc::new(JobEvents::new(None));
     let reader = tokio::spawn({
         let events = Arc::clone(&events);
         async move { all(&events).await }

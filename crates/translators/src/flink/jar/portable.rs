@@ -55,6 +55,7 @@ impl PortableJar {
         let JobContents { mut pipeline, options, artifacts, mark } = contents;
         let mut writer = EntryWriter::new(tempfile::tempfile_in(folder)?, runner.directory.offset);
         pack_artifacts(&mut pipeline, artifacts, &mut writer)?;
+        name_the_nameless(&mut pipeline);
         writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline.json"), |out| {
             json::write_pipeline(&pipeline, out)
         })?;
@@ -118,6 +119,14 @@ fn pack_artifacts(
         artifact.type_payload = payload.encode_to_vec().into();
     }
     Ok(())
+}
+
+/// Beam's Java code wants unlike names of all transforms. Python's combiner packing leaves those that it makes without one.
+fn name_the_nameless(pipeline: &mut Pipeline) {
+    let transforms = pipeline.components.iter_mut().flat_map(|components| &mut components.transforms);
+    for (id, transform) in transforms.filter(|(_, transform)| transform.unique_name.is_empty()) {
+        transform.unique_name.clone_from(id);
+    }
 }
 
 fn file_payload(artifact: &ArtifactInformation) -> Result<ArtifactFilePayload, FlinkError> {

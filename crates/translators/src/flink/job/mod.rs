@@ -1,20 +1,29 @@
 //! One job on a cluster, from its jar to its end.
 
+mod note;
+mod resumption;
 mod slots;
 mod stop;
 mod submission;
 mod watching;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use async_trait::async_trait;
 use beam_model::pipeline::Pipeline;
-use runner_core::backend::{JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
+use runner_core::backend::{
+    Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult, ResumedJob,
+};
 use runner_core::fault::Fault;
 use runner_core::graph::QueryablePipeline;
+use runner_core::options::PipelineOptions;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
+
+use note::Note;
+use watching::Past;
 
 use super::options::FlinkSettings;
 use super::rest::FlinkRest;
@@ -32,6 +41,8 @@ struct FlinkJob {
     metrics: Arc<Mutex<MetricResults>>,
     wish: watch::Sender<Wish>,
     outcome: watch::Receiver<Option<Outcome>>,
+    /// Whether Flink has the job.
+    submitted: watch::Receiver<bool>,
     can_drain: bool,
 }
 
@@ -55,6 +66,11 @@ impl PipelineResult for FlinkJob {
         self.metrics.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    async fn handed_over(&self) -> bool {
+        // A job that is over before has nobody left who could say so.
+        self.submitted.clone().wait_for(|submitted| *submitted).await.is_ok()
+    }
+
     async fn finished(&self) -> Outcome {
         crate::outcome_of(self.outcome.clone()).await
     }
@@ -72,6 +88,7 @@ struct Context {
     transform_names: BTreeMap<String, String>,
     traces: Mutex<Traces>,
     metrics: Arc<Mutex<MetricResults>>,
+    submitted: watch::Sender<bool>,
 }
 
 /// What the submission may have left in the cluster.
@@ -83,6 +100,11 @@ struct Traces {
 }
 
 impl Context {
+    /// What the uploaded jar is called.
+    fn jar_name(&self) -> String {
+        format!("beamline-{}.jar", self.flink_job_id)
+    }
+
     fn traces(&self) -> MutexGuard<'_, Traces> {
         self.traces.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -90,36 +112,80 @@ impl Context {
 
 /// Starts the job in a task of its own.
 pub(super) fn start(config: Arc<FlinkConfig>, invocation: JobInvocation) -> Arc<dyn PipelineResult> {
-    let metrics = Arc::<Mutex<MetricResults>>::default();
-    let (wish, wished) = watch::channel(Wish::GoOn);
-    let (ended, outcome) = watch::channel(None);
-    let settings = FlinkSettings::read(&invocation.options, &config);
-    let can_drain = settings.as_ref().is_ok_and(|settings| {
-        QueryablePipeline::new(&invocation.pipeline)
-            .is_ok_and(|pipeline| supported::is_streaming(&pipeline, settings))
-    });
-    let job = FlinkJob { metrics: Arc::clone(&metrics), wish, outcome, can_drain };
-    tokio::spawn(async move {
-        let outcome = match settings {
-            Ok(settings) => {
-                let context = Context {
-                    rest: FlinkRest::new(settings.master.clone()),
-                    settings,
-                    patience: config.patience.clone(),
-                    listener: Arc::clone(&invocation.listener),
-                    flink_job_id: flink_job_id(&invocation.job_id),
-                    metrics,
-                    transform_names: transform_names(&invocation.pipeline),
-                    traces: Mutex::default(),
-                };
-                run(&context, &config, invocation, wished).await
+    let JobInvocation { job_id, pipeline, options, listener, .. } = &invocation;
+    let beginning = Beginning::new(job_id, pipeline, options, listener, &config);
+    beginning.spawn(|context, wished| async move { run(&context, &config, invocation, wished).await })
+}
+
+/// Goes on with a job that another process has started, or was about to.
+pub(super) fn resume(config: &FlinkConfig, job: ResumedJob) -> Arc<dyn PipelineResult> {
+    let ResumedJob { job_id, pipeline, options, note, listener, .. } = job;
+    let note = note.as_deref().map(Note::read);
+    // The server's own cluster may be another one by now.
+    let master = note.as_ref().and_then(|note| note.as_ref().ok()).map(|note| note.master.clone());
+    let config = FlinkConfig { master: master.or_else(|| config.master.clone()), ..config.clone() };
+    let beginning = Beginning::new(&job_id, &pipeline, &options, &listener, &config);
+    beginning.spawn(|context, wished| async move { resumption::resume(&context, note, wished).await })
+}
+
+/// A job for which nothing has been done yet.
+struct Beginning {
+    job: FlinkJob,
+    context: Result<Context, String>,
+    wished: watch::Receiver<Wish>,
+    ended: watch::Sender<Option<Outcome>>,
+}
+
+impl Beginning {
+    fn new(
+        job_id: &str,
+        pipeline: &Pipeline,
+        options: &PipelineOptions,
+        listener: &Arc<dyn JobListener>,
+        config: &FlinkConfig,
+    ) -> Self {
+        let metrics = Arc::<Mutex<MetricResults>>::default();
+        let (wish, wished) = watch::channel(Wish::GoOn);
+        let (ended, outcome) = watch::channel(None);
+        let (submitting, submitted) = watch::channel(false);
+        let settings = FlinkSettings::read(options, config);
+        let can_drain = settings.as_ref().is_ok_and(|settings| {
+            QueryablePipeline::new(pipeline)
+                .is_ok_and(|pipeline| supported::is_streaming(&pipeline, settings))
+        });
+        let context = settings.map(|settings| Context {
+            rest: FlinkRest::new(settings.master.clone()),
+            settings,
+            patience: config.patience.clone(),
+            listener: Arc::clone(listener),
+            flink_job_id: flink_job_id(job_id),
+            metrics: Arc::clone(&metrics),
+            transform_names: transform_names(pipeline),
+            traces: Mutex::default(),
+            submitted: submitting,
+        });
+        let job = FlinkJob { metrics, wish, outcome, submitted, can_drain };
+        Self { job, context, wished, ended }
+    }
+
+    /// Has `work` done in a task of its own.
+    fn spawn<W>(self, work: impl FnOnce(Context, watch::Receiver<Wish>) -> W) -> Arc<dyn PipelineResult>
+    where
+        W: Future<Output = Outcome> + Send + 'static,
+    {
+        let Self { job, context, wished, ended } = self;
+        match context {
+            Ok(context) => {
+                let work = work(context, wished);
+                tokio::spawn(async move { ended.send_replace(Some(work.await)) });
             }
             // Prepare has read them; they are the same.
-            Err(reason) => Outcome::Failed(Fault::user(reason)),
-        };
-        ended.send_replace(Some(outcome));
-    });
-    Arc::new(job)
+            Err(reason) => {
+                ended.send_replace(Some(Outcome::Failed(Fault::user(reason))));
+            }
+        }
+        Arc::new(job)
+    }
 }
 
 fn transform_names(pipeline: &Pipeline) -> BTreeMap<String, String> {
@@ -134,29 +200,34 @@ async fn run(
     invocation: JobInvocation,
     mut wished: watch::Receiver<Wish>,
 ) -> Outcome {
-    let submitted = {
-        let mut wished = wished.clone();
-        let cancelled = async move {
-            if wished.wait_for(|wish| *wish == Wish::Cancel).await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            submitted = submission::submit(context, config, invocation) => submitted,
-            () = cancelled => {
-                submission::withdraw(context).await;
-                return Outcome::Cancelled;
-            }
+    if let Ok(pipeline) = QueryablePipeline::new(&invocation.pipeline) {
+        for warning in supported::warnings(&pipeline, &context.settings) {
+            context.listener.message(Importance::Warning, warning);
+        }
+    }
+    let submitted = tokio::select! {
+        submitted = submission::submit(context, config, invocation) => submitted,
+        () = cancelled(wished.clone()) => {
+            submission::withdraw(context).await;
+            return Outcome::Cancelled;
         }
     };
     match submitted {
-        Ok(()) => watching::watch(context, &mut wished).await,
+        Ok(()) => watching::watch(context, &mut wished, Past::None).await,
         Err(fault) => Outcome::Failed(fault),
     }
 }
 
-/// Flink names jobs by 32 hexadecimal digits. Those are made of our name for the job, so that each leads to the other.
-fn flink_job_id(job_id: &str) -> String {
+/// Waits until the job is to be cancelled.
+async fn cancelled(mut wished: watch::Receiver<Wish>) {
+    if wished.wait_for(|wish| *wish == Wish::Cancel).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// What a job is called in the cluster. Flink names jobs by 32 hexadecimal digits; those are made of our name for the
+/// job, so that it leads to the other.
+pub fn flink_job_id(job_id: &str) -> String {
     const BYTES: usize = 16;
     Sha256::digest(job_id).iter().take(BYTES).map(|byte| format!("{byte:02x}")).collect()
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use runner_core::backend::Importance;
 use tokio::time::Instant;
 
+use super::note::Note;
 use super::{Context, Wish};
 use crate::flink::options::DrainTo;
 use crate::flink::rest::StopRequest;
@@ -41,6 +42,11 @@ enum Drain {
 }
 
 impl Stop {
+    /// Of a job for which Flink was asked for a savepoint before.
+    pub(super) fn underway(request_id: String) -> Self {
+        Self { drain: Drain::Underway(request_id), ..Self::default() }
+    }
+
     /// Whether the job was drained.
     pub(super) fn has_drained(&self) -> bool {
         match self.drain {
@@ -103,6 +109,7 @@ impl Stop {
             Ok(request_id) => {
                 let text = "Flink stops the job with a savepoint".to_owned();
                 listener.message(Importance::Detailed, text);
+                Note::stop_asked(context, request_id.clone()).write(context);
                 self.drain = Drain::Underway(request_id);
             }
             Err(error) if error.is_passing() => {

@@ -9,11 +9,13 @@ use runner_core::fault::Fault;
 use tokio::time::{Instant, sleep};
 
 use super::Context;
+use super::note::Note;
 use crate::flink::FlinkConfig;
 use crate::flink::error::FlinkError;
-use crate::flink::jar::{ENTRY_CLASS, JobContents, PortableJar, RunnerJar};
+use crate::flink::jar::{ENTRY_CLASS, JobContents, PortableJar};
 use crate::flink::options::for_runner;
 use crate::flink::rest::RunRequest;
+use crate::flink::runner_jars;
 
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
 /// To take back what is half done; the job ends whether it works or not.
@@ -36,7 +38,7 @@ async fn submit_jar(
     let rest = &context.rest;
     let cluster = patiently(context, || rest.config()).await?;
     let job_name = invocation.job_name.clone();
-    let jar = Arc::new(pack(context, config, invocation, cluster.flink_version.clone()).await?);
+    let jar = Arc::new(pack(context, config, invocation, &cluster.flink_version).await?);
     let text = format!(
         "submitting to Flink {} at {}: a jar of {} MiB",
         cluster.flink_version,
@@ -44,7 +46,7 @@ async fn submit_jar(
         jar.length() >> 20
     );
     context.listener.message(Importance::Detailed, text);
-    let file_name = format!("beamline-{}.jar", context.flink_job_id);
+    let file_name = context.jar_name();
     let jar_id = patiently(context, || rest.upload_jar(&jar, &file_name)).await?;
     drop(jar);
     context.traces().jar_id = Some(jar_id.clone());
@@ -52,6 +54,8 @@ async fn submit_jar(
     // Flink has copied what the job needs of it, or will never need it.
     delete_jar(context).await;
     started?;
+    Note::started(context).write(context);
+    context.submitted.send_replace(true);
     let text = format!("{job_name} is Flink job {} at {}", context.flink_job_id, rest.master());
     tracing::info!(job = job_name, flink_job = context.flink_job_id, "submitted to Flink");
     context.listener.message(Importance::Basic, text);
@@ -84,20 +88,12 @@ async fn pack(
     context: &Context,
     config: &FlinkConfig,
     invocation: JobInvocation,
-    cluster_version: String,
+    cluster_version: &str,
 ) -> Result<PortableJar, FlinkError> {
-    let (paths, folder) = (config.runner_jars.clone(), config.temp_dir.clone());
-    let (master, mark) = (context.rest.master().to_owned(), context.flink_job_id.clone());
+    let master = context.rest.master();
+    let runner = runner_jars::find(config, master, cluster_version, context.listener.as_ref()).await?;
+    let (folder, mark) = (config.temp_dir.clone(), context.flink_job_id.clone());
     let packing = tokio::task::spawn_blocking(move || {
-        let jars = paths.iter().map(|path| RunnerJar::open(path)).collect::<Result<Vec<_>, _>>()?;
-        let given = jars
-            .iter()
-            .map(|jar| format!("{} (Flink {})", jar.path().display(), jar.flink_version().unwrap_or("?")))
-            .collect::<Vec<_>>()
-            .join(", ");
-        let Some(runner) = jars.into_iter().find(|jar| jar.fits(&cluster_version)) else {
-            return Err(FlinkError::NoRunnerJar { master, version: cluster_version, given });
-        };
         let options = for_runner(&invocation.options, &invocation.job_name);
         let contents = JobContents {
             pipeline: invocation.pipeline,
@@ -105,7 +101,7 @@ async fn pack(
             artifacts: invocation.artifacts.as_ref(),
             mark: &mark,
         };
-        PortableJar::pack(Arc::new(runner), contents, &folder)
+        PortableJar::pack(runner, contents, &folder)
     });
     packing.await.unwrap_or_else(|broken| Err(FlinkError::Jar(std::io::Error::other(broken))))
 }
@@ -120,6 +116,7 @@ async fn start(context: &Context, jar_id: &str) -> Result<(), FlinkError> {
         allow_non_restored_state: settings.savepoint_path.as_ref().map(|_| settings.allow_non_restored_state),
     };
     context.traces().start_asked = true;
+    Note::start_asked(context).write(context);
     let mut tried = false;
     patiently(context, || {
         let again = std::mem::replace(&mut tried, true);
@@ -138,6 +135,20 @@ async fn start(context: &Context, jar_id: &str) -> Result<(), FlinkError> {
         }
     })
     .await
+}
+
+/// Removes what an earlier process has uploaded for the job.
+pub(super) async fn sweep(context: &Context) {
+    let name = context.jar_name();
+    match context.rest.jars().await {
+        Ok(jars) => {
+            for jar in jars.files.into_iter().filter(|jar| jar.name == name) {
+                context.traces().jar_id = Some(jar.id);
+                delete_jar(context).await;
+            }
+        }
+        Err(error) => tracing::warn!("a jar that was uploaded before may stay in the cluster: {error}"),
+    }
 }
 
 /// Removes the jar from the cluster, if it is there.

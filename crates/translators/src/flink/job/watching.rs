@@ -16,7 +16,7 @@ use super::stop::Stop;
 use super::{Context, Wish};
 use crate::flink::error::FlinkError;
 use crate::flink::rest::{FlinkJobState, JobDetails};
-use crate::flink::{causes, metrics};
+use crate::flink::{JobsOnFlink, causes, metrics};
 
 const FIRST_INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
@@ -35,20 +35,36 @@ struct Watch<'a> {
     away: Option<Instant>,
     unknown: Option<Instant>,
     last_restart: Option<i64>,
+    /// Whether somebody has told of its restarts up to the first news.
+    restarts_told: bool,
     metrics_due: Instant,
 }
 
+/// What was done for a job before it is watched.
+pub(super) enum Past {
+    None,
+    /// Another process has watched it, and may have asked for a savepoint.
+    Watched {
+        stop_request: Option<String>,
+    },
+}
+
 /// Watches the job to its end and does what is wished.
-pub(super) async fn watch(context: &Context, wished: &mut watch::Receiver<Wish>) -> Outcome {
+pub(super) async fn watch(context: &Context, wished: &mut watch::Receiver<Wish>, past: Past) -> Outcome {
+    let (restarts_told, stop_request) = match past {
+        Past::None => (false, None),
+        Past::Watched { stop_request } => (true, stop_request),
+    };
     let mut watch = Watch {
         context,
         state: None,
         running: false,
         slots: Slots::default(),
-        stop: Stop::default(),
+        stop: stop_request.map(Stop::underway).unwrap_or_default(),
         away: None,
         unknown: None,
         last_restart: None,
+        restarts_told,
         metrics_due: Instant::now() + BETWEEN_METRICS,
     };
     let mut interval = FIRST_INTERVAL;
@@ -87,6 +103,12 @@ impl Watch<'_> {
         }
         self.restarts(details).await;
         self.placement(details).await;
+        if self.running && self.context.settings.jobs == JobsOnFlink::Detached {
+            let (id, master) = (&self.context.flink_job_id, self.context.rest.master());
+            let text = format!("Flink job {id} runs at {master}, and is Flink's alone from here on");
+            self.context.listener.message(Importance::Basic, text);
+            return Some(Outcome::Done);
+        }
         if self.running && Instant::now() >= self.metrics_due {
             // Those of a moment are no loss.
             let _ = self.read_metrics().await;
@@ -125,10 +147,14 @@ impl Watch<'_> {
     /// Tells of a failure that Flink mends itself.
     async fn restarts(&mut self, details: &JobDetails) {
         let last = details.last_restart();
+        let told = std::mem::take(&mut self.restarts_told);
         if last == self.last_restart {
             return;
         }
         self.last_restart = last;
+        if told {
+            return;
+        }
         let why = match self.context.rest.exceptions(&self.context.flink_job_id).await {
             Ok(exceptions) => causes::newest(&exceptions).map(|fault| fault.message),
             Err(error) => Some(error.to_string()),

@@ -28,6 +28,19 @@ pub(crate) struct Uploaded {
     pub(crate) filename: String,
 }
 
+/// `GET /jars`.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Jars {
+    pub(crate) files: Vec<JarFile>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct JarFile {
+    pub(crate) id: String,
+    /// As it was called when it was uploaded.
+    pub(crate) name: String,
+}
+
 /// Body of `POST /jars/:id/run`.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]

@@ -72,6 +72,11 @@ impl FlinkRest {
         Ok(filename.rsplit(['/', '\\']).next().unwrap_or_default().to_owned())
     }
 
+    /// The jars that the cluster has.
+    pub(super) async fn jars(&self) -> Result<messages::Jars, FlinkError> {
+        self.get("/jars").await
+    }
+
     /// Has Flink start the jar's entry class.
     pub(super) async fn run_jar(&self, jar_id: &str, request: &RunRequest) -> Result<String, FlinkError> {
         let path = format!("/jars/{jar_id}/run");

@@ -12,7 +12,7 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use super::messages::Errors;
-use crate::flink::error::FlinkError;
+use crate::flink::error::{FlinkError, chain};
 
 pub(super) type HttpBody = UnsyncBoxBody<Bytes, std::io::Error>;
 
@@ -49,6 +49,11 @@ impl Master {
         }
         let prefix = uri.path().trim_end_matches('/').to_owned();
         Ok(Self { authority: authority.to_string(), prefix })
+    }
+
+    /// As [`Self::parse`] reads it.
+    pub(in crate::flink) fn address(&self) -> String {
+        format!("{}{}", self.authority, self.prefix)
     }
 }
 
@@ -140,20 +145,6 @@ impl Transport {
     }
 }
 
-/// The error with all that caused it: the outermost alone says only that something failed.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        let more = cause.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        next = cause.source();
-    }
-    text
-}
-
 /// Flink's own words, or what there is in their place.
 fn reason(status: StatusCode, answer: &[u8]) -> String {
     let text = match serde_json::from_slice::<Errors>(answer) {
@@ -179,6 +170,7 @@ mod tests {
         }
         let behind = Master::parse("gateway:80/flink/").unwrap();
         assert_eq!((behind.authority.as_str(), behind.prefix.as_str()), ("gateway:80", "/flink"));
+        assert_eq!(Master::parse(&behind.address()).unwrap(), behind);
         assert_eq!(Master::parse("[::1]:8081").unwrap().authority, "[::1]:8081");
         for bad in ["", "flink", "[auto]", "flink:8081?x=1", "a b:1", ":8081", "https://flink:8081"] {
             assert!(matches!(Master::parse(bad), Err(FlinkError::Address { .. })), "{bad}");
