@@ -68,8 +68,8 @@ def run_job(options, cluster, folder):
   prefix = os.path.join(tempfile.mkdtemp(dir=folder), 'counts')
   pipeline = beam.Pipeline(options=PipelineOptions(options))
   words = pipeline | beam.io.ReadFromText(TEXT) | beam.FlatMap(wordcount.WORD.findall)
-  lines = words | beam.combiners.Count.PerElement() | beam.MapTuple(lambda word, n: '%s: %d' % (word, n))
-  lines.with_output_types(str) | beam.io.WriteToText(prefix)  # pylint: disable=expression-not-assigned
+  lines = words | beam.combiners.Count.PerElement() | beam.MapTuple('{}: {}'.format).with_output_types(str)
+  lines | beam.io.WriteToText(prefix)  # pylint: disable=expression-not-assigned
   known = {job['jid'] for job in cluster.get('/jobs/overview')['jobs']}
   began = time.time()
   result = pipeline.run()

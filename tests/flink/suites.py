@@ -42,7 +42,9 @@ SLOTS = 16
 # Classes of each job are loaded anew in the TaskManager; some are never unloaded, with their network buffers.
 CONFIG = {
     'taskmanager.memory.process.size': '9g', 'taskmanager.memory.jvm-metaspace.size': '2g',
-    'taskmanager.memory.task.off-heap.size': '4g', 'taskmanager.memory.managed.fraction': '0.1'
+    'taskmanager.memory.task.off-heap.size': '4g', 'taskmanager.memory.managed.fraction': '0.1',
+    # Seconds that the jar of a job that has ended, 150 MB, stays on the TaskManager's disk.
+    'blob.service.cleanup.interval': '30'
 }
 # No job lasts long enough for better code to pay.
 JVM = ['-XX:TieredStopAtLevel=1']

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use beam_model::urns::standard_protocols::{HARNESS_MONITORING_INFOS, NAMED_DATA_STREAMS};
+use beam_model::urns::standard_protocols::{
+    HARNESS_MONITORING_INFOS, MULTI_CORE_BUNDLE_PROCESSING, NAMED_DATA_STREAMS,
+};
 use runner_core::fault::{Fault, Retry};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
@@ -29,13 +31,34 @@ pub(crate) struct EnvironmentWorkers {
     pub(crate) environment: Arc<EnvironmentSpec>,
     /// `{job id}-{environment index}`, the beginning of worker ids.
     id_prefix: String,
-    /// How many workers may run.
-    most: usize,
+    most: Most,
     lent: Mutex<Lent>,
     /// A worker has become free, has started, or could not.
     changed: Notify,
     started: AtomicUsize,
     start_failures: AtomicU32,
+}
+
+/// How many workers may run, and how many bundles on each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Most {
+    workers: usize,
+    bundles: NonZeroUsize,
+}
+
+impl Most {
+    /// `workers`: how many bundles are to run at once, if each worker has one.
+    fn of(environment: &EnvironmentSpec, workers: usize) -> Self {
+        if let Some(bundles) = environment.most_bundles {
+            return Self { workers, bundles };
+        }
+        match NonZeroUsize::new(workers) {
+            // One worker has all cores at work. More of them in one process disturb each other: as soon as one of the
+            // Java SDK's ends, none of that process can start or go on.
+            Some(bundles) if environment.can(MULTI_CORE_BUNDLE_PROCESSING) => Self { workers: 1, bundles },
+            Some(_) | None => Self { workers, bundles: NonZeroUsize::MIN },
+        }
+    }
 }
 
 #[derive(Default)]
@@ -149,8 +172,8 @@ impl EnvironmentWorkers {
             id_prefix: format!("{}-{index}", job.id),
             shared,
             job,
+            most: Most::of(&environment, workers),
             environment: Arc::new(environment),
-            most: workers,
             lent: Mutex::default(),
             changed: Notify::new(),
             started: AtomicUsize::new(0),
@@ -172,7 +195,7 @@ impl EnvironmentWorkers {
             // From here on no change is missed.
             changed.as_mut().enable();
             let waits = starting.is_some();
-            let choice = self.lent().choose(self.most, self.environment.most_bundles, waits);
+            let choice = self.lent().choose(self.most.workers, self.environment.most_bundles, waits);
             match choice {
                 Choice::Worker(worker, place) => return Ok(Lease { worker, place, workers: self.clone() }),
                 Choice::New => starting = Some(self.start_for_bundle()),
@@ -219,19 +242,19 @@ impl EnvironmentWorkers {
 
     /// How many bundles may run at once, on all workers together.
     pub(crate) fn parallelism(&self) -> usize {
-        let each = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
-        self.most.saturating_mul(each.min(MOST_BUNDLES_WORTHWHILE))
+        let Most { workers, bundles } = self.most;
+        workers.saturating_mul(bundles.get().min(MOST_BUNDLES_WORTHWHILE))
     }
 
     /// Whether a worker is there that could take a bundle at once.
     pub(crate) fn has_idle(&self) -> bool {
-        let full = self.environment.most_bundles.map_or(1, NonZeroUsize::get);
+        let full = self.most.bundles.get();
         let lent = self.lent();
         if lent.workers.iter().any(|(worker, bundles)| !worker.is_gone() && bundles.0.len() < full) {
             return true;
         }
         let standbys = &self.shared.registry.standbys;
-        let more = lent.workers.len() + lent.starting < self.most;
+        let more = lent.workers.len() + lent.starting < self.most.workers;
         more && self.environment.pool().is_some_and(|pool| standbys.is_ready(pool))
     }
 
@@ -388,4 +411,33 @@ async fn supervise(worker: Arc<WorkerSession>, running: Running, shared: Arc<Sha
         worker.finished.cancel();
         shared.registry.remove_worker(&worker.id);
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use beam_model::pipeline::Environment;
+    use beam_model::urns::standard_resource_hints::MAX_ACTIVE_BUNDLES_PER_WORKER;
+    use bytes::Bytes;
+
+    use super::*;
+
+    fn most(capabilities: &[&str], hint: Option<&'static str>, workers: usize) -> (usize, usize) {
+        let hints = hint.map(|hint| (MAX_ACTIVE_BUNDLES_PER_WORKER.to_owned(), Bytes::from(hint)));
+        let environment = Environment {
+            capabilities: capabilities.iter().map(|it| (*it).to_owned()).collect(),
+            resource_hints: hints.into_iter().collect(),
+            ..Default::default()
+        };
+        let most = Most::of(&EnvironmentSpec::read("env", &environment), workers);
+        (most.workers, most.bundles.get())
+    }
+
+    #[test]
+    fn an_sdk_that_has_all_cores_at_work_has_one_worker() {
+        assert_eq!(most(&[], None, 4), (4, 1));
+        assert_eq!(most(&[MULTI_CORE_BUNDLE_PROCESSING], None, 4), (1, 4));
+        assert_eq!(most(&[MULTI_CORE_BUNDLE_PROCESSING], Some("2"), 4), (4, 2));
+        assert_eq!(most(&[], Some("2"), 4), (4, 2));
+        assert_eq!(most(&[MULTI_CORE_BUNDLE_PROCESSING], None, 0), (0, 1));
+    }
 }

@@ -37,12 +37,11 @@ impl WireCoders {
         let wire = match coder.spec.as_ref().map_or("", |spec| spec.urn.as_str()) {
             // What follows the prefix is the SDK's own affair.
             urns::LENGTH_PREFIX => id.to_owned(),
+            urns::WINDOWED_VALUE | urns::PARAM_WINDOWED_VALUE => self.prefixed(id),
             urns::KV
             | urns::ITERABLE
             | urns::STATE_BACKED_ITERABLE
             | urns::TIMER
-            | urns::WINDOWED_VALUE
-            | urns::PARAM_WINDOWED_VALUE
             | urns::CUSTOM_WINDOW
             | urns::SHARDED_KEY
             | urns::NULLABLE => self.with_wire_components(id, &coder)?,
@@ -76,6 +75,16 @@ impl WireCoders {
 
     fn prefixed(&mut self, id: &str) -> String {
         self.add_standard(&format!("{id}_prefixed"), urns::LENGTH_PREFIX, &[id])
+    }
+
+    /// The coder that a worker is told of for elements that stay with it. Java's take a coder of windowed values for that
+    /// of the values alone, as if it were a port's, unless something is around it.
+    pub fn within_worker(&mut self, id: &str) -> String {
+        let windowed = [urns::WINDOWED_VALUE, urns::PARAM_WINDOWED_VALUE];
+        match windowed.iter().any(|urn| self.components(id, urn).is_some()) {
+            true => self.prefixed(id),
+            false => id.to_owned(),
+        }
     }
 
     /// For a coder of groups whose values may be tokens, that of groups with all of their values; else the same.
@@ -120,5 +129,42 @@ impl WireCoders {
     /// The runner's own view of a coder.
     pub fn resolve(&self, id: &str) -> Result<Coder, Fault> {
         Coder::from_proto(id, &self.coders).map_err(|error| Fault::runner(error.to_string()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire_coders() -> WireCoders {
+        let mut wire = WireCoders::new(&BTreeMap::new());
+        wire.add_standard("string", urns::STRING_UTF8, &[]);
+        wire.add_standard("global", urns::GLOBAL_WINDOW, &[]);
+        wire.add_standard("windowed", urns::WINDOWED_VALUE, &["string", "global"]);
+        wire.add_standard("java", "beam:coders:javasdk:0.1", &[]);
+        wire.add_standard("kv", urns::KV, &["java", "string"]);
+        wire
+    }
+
+    /// The Java SDK leaves it to the runner to prefix what is its own, keys too.
+    #[test]
+    fn what_only_the_sdk_knows_is_prefixed_wherever_it_is() {
+        let mut wire = wire_coders();
+        let kv = wire.wire("kv").unwrap();
+        let Coder::Kv(key, value) = wire.resolve(&kv).unwrap() else { panic!("{kv} is no KV") };
+        assert!(matches!(*key, Coder::LengthPrefix(_)), "{key:?}");
+        assert_eq!(*value, Coder::StringUtf8);
+        assert_eq!(wire.within_worker("kv"), "kv");
+    }
+
+    /// Elements that are windowed values, as `Create.windowedValues` makes them.
+    #[test]
+    fn windowed_values_as_elements_are_prefixed_on_the_wire_and_within_workers() {
+        let mut wire = wire_coders();
+        let on_the_wire = wire.wire("windowed").unwrap();
+        assert!(matches!(wire.resolve(&on_the_wire).unwrap(), Coder::LengthPrefix(_)));
+        assert_eq!(wire.within_worker("windowed"), on_the_wire);
+        assert_eq!(wire.within_worker("string"), "string");
+        assert_eq!(wire.without_tokens("kv"), "kv");
     }
 }

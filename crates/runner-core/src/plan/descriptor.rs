@@ -36,7 +36,8 @@ pub(super) fn build(
         let mut transform = pipeline.transform(id)?.clone();
         transform.subtransforms.clear();
         for pcollection in transform.inputs.values().chain(transform.outputs.values()) {
-            let proto = pipeline.pcollection(pcollection)?.clone();
+            let mut proto = pipeline.pcollection(pcollection)?.clone();
+            proto.coder_id = wire.within_worker(&proto.coder_id);
             descriptor.pcollections.insert(pcollection.clone(), proto);
         }
         if transform.environment_id.is_empty() {
