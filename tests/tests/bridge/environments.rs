@@ -105,8 +105,8 @@ async fn an_environment_that_cannot_be_is_refused_with_what_to_do() {
     let any_of =
         AnyOfEnvironmentPayload { environments: vec![environment(environments::DOCKER, Vec::new())] };
     let cases = [
-        (environments::DOCKER, Vec::new(), "--environment_type=LOOPBACK"),
-        (environments::DEFAULT, Vec::new(), "--environment_type=LOOPBACK"),
+        (environments::DOCKER, Vec::new(), "names no container image"),
+        (environments::DEFAULT, Vec::new(), "use LOOPBACK"),
         ("beam:env:moon:v1", Vec::new(), "not known here"),
         (environments::EXTERNAL, Vec::new(), "names no endpoint"),
         (environments::EXTERNAL, vec![0xff], "malformed payload"),

@@ -179,8 +179,8 @@ impl<'a> Questions<'a> {
         }
         match (reply, answer.response) {
             (Reply::Split(reply), Some(Response::ProcessBundleSplit(answer))) => {
-                let known = |source: &str| self.elements.contains_key(source);
-                let split = response::split(answer, known).map_err(Unanswered::Broken)?;
+                let source = |id: &str| response::source_named(id, self.elements.keys());
+                let split = response::split(answer, source).map_err(Unanswered::Broken)?;
                 if let Some(split) = &split {
                     match self.outputs.receive_split(split).map_err(Unanswered::Refused)? {
                         SplitTaken::AtOnce => {}

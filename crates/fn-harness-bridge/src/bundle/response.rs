@@ -34,19 +34,19 @@ pub(super) fn read(
     }
 }
 
-/// `None`: nothing was split. `is_source`: whether a transform is a data source that was to be split.
+/// `None`: nothing was split. `source`: the data source of that id that was to be split, if there is one.
 ///
 /// Errors: the answer makes no sense; how, to follow "worker X …".
 pub(super) fn split(
     answer: ProcessBundleSplitResponse,
-    is_source: impl Fn(&str) -> bool,
+    source: impl Fn(&str) -> Option<String>,
 ) -> Result<Option<BundleSplit>, String> {
     let ProcessBundleSplitResponse { primary_roots, residual_roots, channel_splits } = answer;
     let at_once =
         |application| DelayedBundleApplication { application: Some(application), requested_time_delay: None };
     let primaries = primary_roots.into_iter().map(at_once).filter_map(residual).collect();
     let residuals: Vec<_> = residual_roots.into_iter().filter_map(residual).collect();
-    let channels = channel_splits.into_iter().map(|channel| channel_split(channel, &is_source));
+    let channels = channel_splits.into_iter().map(|channel| channel_split(channel, &source));
     let channels = channels.collect::<Result<Vec<_>, _>>()?;
     let is_split = !residuals.is_empty() || !channels.is_empty();
     Ok(is_split.then_some(BundleSplit { residuals, primaries, channels }))
@@ -54,19 +54,28 @@ pub(super) fn split(
 
 fn channel_split(
     channel: proto::ChannelSplit,
-    is_source: impl Fn(&str) -> bool,
+    source: impl Fn(&str) -> Option<String>,
 ) -> Result<ChannelSplit, String> {
     let proto::ChannelSplit { transform_id, last_primary_element, first_residual_element } = channel;
-    if !is_source(&transform_id)
-        || last_primary_element < -1
-        || first_residual_element <= last_primary_element
-    {
-        return Err(format!(
+    match source(&transform_id) {
+        Some(transform_id) if last_primary_element >= -1 && first_residual_element > last_primary_element => {
+            Ok(ChannelSplit { transform_id, last_primary_element, first_residual_element })
+        }
+        Some(_) | None => Err(format!(
             "says that it has split the input of {transform_id:?} after element {last_primary_element} and \
              before element {first_residual_element}, which cannot be"
-        ));
+        )),
     }
-    Ok(ChannelSplit { transform_id, last_primary_element, first_residual_element })
+}
+
+/// The source of that id. Java's workers name none (`ChannelSplit.transform_id`): of several it could be any.
+pub(super) fn source_named<'a>(id: &str, mut sources: impl Iterator<Item = &'a String>) -> Option<String> {
+    if id.is_empty() {
+        sources.next().filter(|_| sources.next().is_none())
+    } else {
+        sources.find(|it| *it == id)
+    }
+    .cloned()
 }
 
 fn residual(delayed: DelayedBundleApplication) -> Option<Residual> {
@@ -88,4 +97,38 @@ fn event_time(time: &prost_types::Timestamp) -> EventTime {
     let millis =
         time.seconds.saturating_mul(1000).saturating_add(i64::from(time.nanos).div_euclid(1_000_000));
     EventTime(millis).clamped()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn split_of(sources: &[&str], id: &str, last: i64, first: i64) -> Result<Vec<ChannelSplit>, String> {
+        let sources: Vec<String> = sources.iter().map(|&it| it.to_owned()).collect();
+        let channel = proto::ChannelSplit {
+            transform_id: id.to_owned(),
+            last_primary_element: last,
+            first_residual_element: first,
+        };
+        let answer = ProcessBundleSplitResponse { channel_splits: vec![channel], ..Default::default() };
+        let split = split(answer, |id| source_named(id, sources.iter()))?;
+        Ok(split.map(|split| split.channels).unwrap_or_default())
+    }
+
+    #[test]
+    fn a_source_that_is_not_named_is_the_only_one() {
+        let channels = split_of(&["read"], "", -1, 1).unwrap();
+        assert_eq!(channels.iter().map(|it| it.transform_id.as_str()).collect::<Vec<_>>(), ["read"]);
+        assert_eq!(split_of(&["read"], "read", -1, 1).unwrap(), channels);
+        for (sources, id) in [(vec!["read", "other"], ""), (vec!["read"], "other"), (vec![], "")] {
+            assert!(split_of(&sources, id, -1, 1).is_err(), "{sources:?} {id:?}");
+        }
+    }
+
+    #[test]
+    fn a_split_that_cannot_be_is_refused() {
+        for (last, first) in [(-2, 0), (3, 3), (3, 2)] {
+            assert!(split_of(&["read"], "read", last, first).is_err(), "{last} {first}");
+        }
+    }
 }
