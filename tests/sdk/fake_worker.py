@@ -28,9 +28,10 @@ class FakePool(fn_grpc.BeamFnExternalWorkerPoolServicer):
     return self
 
   def __exit__(self, *unused):
-    for worker in self.workers.values():
-      worker.close()
+    # First, since the server stops and starts workers after its job has ended too.
     self.server.stop(0).wait(5)
+    for worker in list(self.workers.values()):
+      worker.close()
 
   def StartWorker(self, request, unused_context):
     self.requests['start'] += 1
