@@ -420,8 +420,7 @@ def test_a_job_with_restarts_outlives_its_taskmanager(endpoint, external, new_cl
   cluster = new_cluster(1, RESTARTS)
   try:
     path = str(tmp_path / 'counts')
-    result = _counting(endpoint, external, path, '--flink_master=' + cluster.master)
-    cluster.wait(lambda: cluster.get('/jobs/%s/checkpoints' % _flink_job(cluster))['counts']['completed'] >= 2, 90)
+    result = _counting_with_checkpoints(endpoint, external, path, cluster)
     cluster.taskmanagers[0].kill()
     cluster.add_taskmanager()
     _goes_on(cluster, path)
@@ -431,6 +430,13 @@ def test_a_job_with_restarts_outlives_its_taskmanager(endpoint, external, new_cl
     _cancelled(result)
   finally:
     cluster.stop()
+
+
+def _counting_with_checkpoints(endpoint, environment, path, cluster):
+  """A job that counts on that cluster, and has something to go on from."""
+  result = _counting(endpoint, environment, path, '--flink_master=' + cluster.master)
+  cluster.wait(lambda: cluster.get('/jobs/%s/checkpoints' % _flink_job(cluster))['counts']['completed'] >= 2, 90)
+  return result
 
 
 def _flink_job(cluster):
@@ -446,8 +452,7 @@ def test_a_jobmanager_that_stands_still_for_a_minute(endpoint, external, new_clu
   cluster = new_cluster(1, RESTARTS)
   try:
     path = str(tmp_path / 'counts')
-    result = _counting(endpoint, external, path, '--flink_master=' + cluster.master)
-    cluster.wait(lambda: cluster.get('/jobs/%s/checkpoints' % _flink_job(cluster))['counts']['completed'] >= 2, 90)
+    result = _counting_with_checkpoints(endpoint, external, path, cluster)
     cluster.jobmanager.send_signal(signal.SIGSTOP)
     time.sleep(STOPPED_SECONDS)
     assert result.state == 'RUNNING'
