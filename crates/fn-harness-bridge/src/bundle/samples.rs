@@ -3,7 +3,7 @@
 //! options.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use beam_model::fn_execution::instruction_request::Request;
 use beam_model::fn_execution::instruction_response::Response;
@@ -70,14 +70,7 @@ async fn samples(worker: &WorkerSession, pcollection: &str) -> Vec<Bytes> {
 
 fn tell(worker: &WorkerSession, transform_id: &str, message: String) {
     worker.job.logs.log(WorkerLog {
-        severity: LogSeverity::Info,
-        time: SystemTime::now(),
-        message,
-        trace: String::new(),
-        worker_id: worker.id.clone(),
-        instruction_id: String::new(),
         transform_id: transform_id.to_owned(),
-        location: String::new(),
-        thread: String::new(),
+        ..WorkerLog::new(&worker.id, LogSeverity::Info, message)
     });
 }

@@ -2,7 +2,7 @@
 //! job that does not go on sees where it is.
 
 use std::convert::Infallible;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use runner_core::ports::{LogSeverity, WorkerLog};
 
@@ -25,20 +25,15 @@ pub(super) async fn report(
         after = after.saturating_mul(2);
         let status = query(worker, config.worker_status_timeout).await;
         let said = status.unwrap_or_else(|fault| fault.message);
+        let message = format!(
+            "{stage}: a bundle has been running for {} s{}",
+            passed.as_secs_f32().round(),
+            doing(active.consuming())
+        );
         worker.job.logs.log(WorkerLog {
-            severity: LogSeverity::Warn,
-            time: SystemTime::now(),
-            message: format!(
-                "{stage}: a bundle has been running for {} s{}",
-                passed.as_secs_f32().round(),
-                doing(active.consuming())
-            ),
             trace: said,
-            worker_id: worker.id.clone(),
             instruction_id: instruction.clone(),
-            transform_id: String::new(),
-            location: String::new(),
-            thread: String::new(),
+            ..WorkerLog::new(&worker.id, LogSeverity::Warn, message)
         });
     }
 }

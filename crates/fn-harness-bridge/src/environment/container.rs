@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use beam_model::pipeline::DockerPayload;
 use runner_core::ports::{LogSeverity, WorkerLog};
@@ -116,7 +116,8 @@ impl ContainerImage {
     }
 
     async fn pull(&self, worker: &WorkerSession, containers: &Containers) -> Result<(), String> {
-        say(worker, format!("pulling the container image {}", self.image));
+        let message = format!("pulling the container image {}", self.image);
+        worker.job.logs.log(WorkerLog::new(&worker.id, LogSeverity::Info, message));
         let pulled = self.command(containers, &["pull", "--quiet"], containers.pull_timeout).await?;
         pulled.map_err(|said| {
             format!(
@@ -178,20 +179,6 @@ impl ContainerImage {
 fn container_name(worker_id: &str) -> String {
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "_.-".contains(c) { c } else { '-' };
     format!("beamline-{}-{}", std::process::id(), worker_id.chars().map(allowed).collect::<String>())
-}
-
-fn say(worker: &WorkerSession, message: String) {
-    worker.job.logs.log(WorkerLog {
-        severity: LogSeverity::Info,
-        time: SystemTime::now(),
-        message,
-        trace: String::new(),
-        worker_id: worker.id.clone(),
-        instruction_id: String::new(),
-        transform_id: String::new(),
-        location: String::new(),
-        thread: String::new(),
-    });
 }
 
 #[cfg(test)]

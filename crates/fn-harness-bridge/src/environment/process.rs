@@ -2,7 +2,7 @@
 
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use beam_model::pipeline::ProcessPayload;
 use runner_core::ports::{LogSeverity, WorkerLog};
@@ -190,16 +190,6 @@ async fn forward(pipe: impl AsyncRead + Unpin, worker: Arc<WorkerSession>) {
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end();
         worker.recent_lines.push(text);
-        worker.job.logs.log(WorkerLog {
-            severity: LogSeverity::Info,
-            time: SystemTime::now(),
-            message: text.to_owned(),
-            trace: String::new(),
-            worker_id: worker.id.clone(),
-            instruction_id: String::new(),
-            transform_id: String::new(),
-            location: String::new(),
-            thread: String::new(),
-        });
+        worker.job.logs.log(WorkerLog::new(&worker.id, LogSeverity::Info, text.to_owned()));
     }
 }

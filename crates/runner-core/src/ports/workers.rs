@@ -39,6 +39,23 @@ pub struct WorkerLog {
     pub thread: String,
 }
 
+impl WorkerLog {
+    /// What is said now, by the worker or of it, with nothing more known.
+    pub fn new(worker_id: &str, severity: LogSeverity, message: String) -> Self {
+        Self {
+            severity,
+            time: SystemTime::now(),
+            message,
+            trace: String::new(),
+            worker_id: worker_id.to_owned(),
+            instruction_id: String::new(),
+            transform_id: String::new(),
+            location: String::new(),
+            thread: String::new(),
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum LogSeverity {
     Unspecified,
