@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import queue
 import socket
 import threading
 import time
@@ -335,28 +336,24 @@ def test_an_unknown_staging_token(stub):
 
 def test_a_client_that_leaves_in_the_middle_of_staging(stub):
   prepared = prepared_with(stub, wire.dependency('tool.bin', '/tool'))
-  left = threading.Event()
-
-  def responses():
-    yield artifacts.ArtifactResponseWrapper(staging_token=prepared.staging_session_token)
-    # The server asks what the artifact resolves to, then for its bytes: give it half of them.
-    request = next(requests)
-    while request.HasField('resolve_artifact'):
-      yield artifacts.ArtifactResponseWrapper(
-          resolve_artifact_response=artifacts.ResolveArtifactsResponse(
-              replacements=request.resolve_artifact.artifacts))
-      request = next(requests)
-    yield artifacts.ArtifactResponseWrapper(
-        get_artifact_response=artifacts.GetArtifactResponse(data=b'half of '))
-    left.set()
-    time.sleep(wire.CALL_SECONDS)
-
+  responses = queue.SimpleQueue()
+  responses.put(artifacts.ArtifactResponseWrapper(staging_token=prepared.staging_session_token))
   with grpc.insecure_channel(prepared.artifact_staging_endpoint.url) as channel:
-    requests = artifacts_grpc.ArtifactStagingServiceStub(
-        channel).ReverseArtifactRetrievalService(responses(), timeout=wire.CALL_SECONDS)
-    assert left.wait(10)
+    requests = artifacts_grpc.ArtifactStagingServiceStub(channel).ReverseArtifactRetrievalService(
+        iter(responses.get, None), timeout=wire.CALL_SECONDS)
+    # The server asks what the artifact resolves to, then for its bytes: give it half of them.
+    for request in requests:
+      if not request.HasField('resolve_artifact'):
+        break
+      responses.put(artifacts.ArtifactResponseWrapper(
+          resolve_artifact_response=artifacts.ResolveArtifactsResponse(
+              replacements=request.resolve_artifact.artifacts)))
+    assert request.HasField('get_artifact'), request
+    responses.put(artifacts.ArtifactResponseWrapper(
+        get_artifact_response=artifacts.GetArtifactResponse(data=b'half of ')))
     time.sleep(0.1)
     requests.cancel()
+  responses.put(None)
   run_refused(stub, prepared.preparation_id)
 
 
