@@ -15,6 +15,7 @@ import logging
 import os
 import pathlib
 import platform
+import shutil
 import statistics
 import sys
 import time
@@ -102,11 +103,13 @@ def main():
   parser = argparse.ArgumentParser(
       description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument('--beamline', required=True)
-  parser.add_argument('--prism', default='prism')
+  parser.add_argument('--prism', default=shutil.which('prism'), help='its program, if it is not on the PATH')
   parser.add_argument('--rounds', type=int, default=5)
   parser.add_argument('--seconds', type=int, default=10)
   parser.add_argument('--output', type=pathlib.Path, help='file to write the table to')
   arguments = parser.parse_args()
+  if not arguments.prism:
+    parser.error('no Prism to measure beside: put it on the PATH, or give its program with --prism')
   logging.getLogger().setLevel(logging.ERROR)
   prism = machine.Prism(arguments.prism)
   try:
