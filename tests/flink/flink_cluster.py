@@ -124,6 +124,17 @@ class FlinkCluster:
         'org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint', [])
     self.wait(lambda: self.get('/config'))
 
+  def renew_taskmanagers(self):
+    """Others in the place of those there are, with all of their slots free."""
+    count = len(self.taskmanagers)
+    end(self.taskmanagers)
+    self.taskmanagers = []
+    # The JobManager counts the slots of those that have ended until it misses their heartbeats.
+    self.wait(lambda: self.get('/overview')['taskmanagers'] == 0)
+    for _ in range(count):
+      self.add_taskmanager()
+    self.wait(lambda: self.get('/overview')['slots-available'] >= count * self.slots)
+
   def add_taskmanager(self):
     told = subprocess.run(
         [
@@ -173,14 +184,18 @@ class FlinkCluster:
     return '\n'.join((self.folder / (name + '.log')).read_text(errors='replace').splitlines()[-lines:])
 
   def stop(self):
-    for process in [*self.taskmanagers, self.jobmanager]:
-      if process is not None and process.poll() is None:
-        process.terminate()
-        process.send_signal(signal.SIGCONT)  # a test may have stopped it
-    for process in [*self.taskmanagers, self.jobmanager]:
-      if process is not None:
-        try:
-          process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-          process.kill()
-          process.wait()
+    end([*self.taskmanagers, self.jobmanager])
+
+
+def end(processes):
+  """Ends those that have not, and waits for them."""
+  left = [process for process in processes if process is not None and process.poll() is None]
+  for process in left:
+    process.terminate()
+    process.send_signal(signal.SIGCONT)  # a test may have stopped it
+  for process in left:
+    try:
+      process.wait(STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()

@@ -39,10 +39,11 @@ TEST_SECONDS = 90
 SUITE_SECONDS = 5400
 # What a test that is broken off leaves running keeps its slot until the suite has ended.
 SLOTS = 16
-# Classes of each job are loaded anew in the TaskManager; some are never unloaded, with their network buffers.
+# Classes of each job, some 30 MB, are loaded anew in the TaskManager; many are never unloaded, with their network buffers.
+# One TaskManager is for one suite, through one of the ways. What is here is no more than allowed.
 CONFIG = {
-    'taskmanager.memory.process.size': '9g', 'taskmanager.memory.jvm-metaspace.size': '2g',
-    'taskmanager.memory.task.off-heap.size': '4g', 'taskmanager.memory.managed.fraction': '0.1',
+    'taskmanager.memory.process.size': '16g', 'taskmanager.memory.jvm-metaspace.size': '7g',
+    'taskmanager.memory.task.off-heap.size': '6g', 'taskmanager.memory.managed.fraction': '0.1',
     # Seconds that the jar of a job that has ended, 150 MB, stays on the TaskManager's disk.
     'blob.service.cleanup.interval': '30'
 }
@@ -111,11 +112,13 @@ def run_suite(arguments, suite):
   try:
     cluster.start(1)
     for way in arguments.way:
+      if running and not arguments.together:
+        # What the last test left behind must not disturb the other way.
+        cluster.cancel_all()
+        cluster.renew_taskmanagers()
       running.append(start_suite(arguments, suite, way, cluster, folder_of(suite, way, arguments.k)))
       if not arguments.together:
         running[-1].wait()
-        # What the last test left behind must not disturb the other way.
-        cluster.cancel_all()
     for suite_run in running:
       suite_run.wait()
   finally:
