@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import signal
 import socket
 import subprocess
@@ -21,7 +22,8 @@ for folder in (HERE, ROOT / 'scripts'):
 from beamline_server import BeamlineServer  # pylint: disable=wrong-import-position
 
 BINARY = os.environ.get('BEAMLINE_BIN', str(ROOT / 'target' / 'debug' / 'beamline'))
-POOL_SECONDS = 60
+START_SECONDS = 60
+STOP_SECONDS = 60
 
 
 @pytest.fixture(scope='session')
@@ -53,41 +55,44 @@ def worker_environment():
   os.environ['PYTHONPATH'] = str(HERE) + os.pathsep + os.environ.get('PYTHONPATH', '')
 
 
-def free_port(host='127.0.0.1'):
+@contextlib.contextmanager
+def deaf_address():
+  """An address where nobody listens, nor can anybody begin to meanwhile."""
   with socket.socket() as s:
-    s.bind((host, 0))
-    return s.getsockname()[1]
+    s.bind(('127.0.0.1', 0))
+    yield '127.0.0.1:%d' % s.getsockname()[1]
 
 
-def wait_for_port(host, port, process, log):
-  deadline = time.monotonic() + POOL_SECONDS
+def said_port(process, log, before):
+  """The port that a program says in its log that it listens on, after this text. It chooses one itself: what was
+  found to be free for it may be taken by another before it is up."""
+  deadline = time.monotonic() + START_SECONDS
   while True:
-    try:
-      socket.create_connection((host, port), timeout=1).close()
-      return
-    except OSError:
-      assert process.poll() is None, 'ended: ' + pathlib.Path(log).read_text()
-      assert time.monotonic() < deadline, 'not up: ' + pathlib.Path(log).read_text()
-      time.sleep(0.05)
+    text = pathlib.Path(log).read_text(encoding='utf-8', errors='replace')
+    # With what follows the number, which else may not be all there yet.
+    found = re.search(re.escape(before) + r'(\d+)\D', text)
+    if found:
+      return int(found.group(1))
+    assert process.poll() is None, 'ended: ' + text
+    assert time.monotonic() < deadline, 'not up: ' + text
+    time.sleep(0.05)
 
 
 @contextlib.contextmanager
 def running_pool(log, *arguments, **env):
   """The SDK's own worker pool, whose workers are processes; gives its process and its port."""
-  port = free_port()
   with open(log, 'wb') as out:
     process = subprocess.Popen(
         [sys.executable, '-m', 'apache_beam.runners.worker.worker_pool_main',
-         '--service_port=%d' % port, *arguments], env={**os.environ, **env},
+         '--service_port=0', *arguments], env={**os.environ, **env},
         stdin=subprocess.DEVNULL, stdout=out, stderr=out)
   try:
-    wait_for_port('127.0.0.1', port, process, log)
-    yield process, port
+    yield process, said_port(process, log, 'worker pool servicer at port: localhost:')
   finally:
     # The pool ends its workers when it is interrupted, not when it is terminated.
     process.send_signal(signal.SIGINT)
     try:
-      process.wait(20)
+      process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
       process.kill()
       process.wait()

@@ -25,7 +25,10 @@ def children(process):
   """The process ids of its children, by all of its threads."""
   found = []
   for thread in pathlib.Path('/proc/%d/task' % process).glob('*/children'):
-    found += thread.read_text().split()
+    try:
+      found += thread.read_text().split()
+    except (FileNotFoundError, ProcessLookupError):
+      pass  # a thread that has ended meanwhile; others have its children now
   return found
 
 

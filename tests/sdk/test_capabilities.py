@@ -87,7 +87,7 @@ def test_an_excuse_without_a_test_is_an_error(world):
 def test_the_proofs_of_this_folder_are_there():
   found = subprocess.run(
       [sys.executable, '-m', 'pytest', '-c', str(HERE / 'pytest.ini'), '--collect-only',
-       str(HERE)], capture_output=True, text=True, timeout=80, check=True).stdout
+       str(HERE)], capture_output=True, text=True, timeout=200, check=True).stdout
   there = {line.rsplit('/', 1)[-1] for line in found.splitlines() if '::' in line}
   there |= {test.split('[')[0] for test in there}
   assert capabilities.sdk_tests(), 'no proofs at all'

@@ -1,6 +1,6 @@
 """What the Beam Python client expects of a job server; each rule broken is a known hang of others."""
 
-import threading
+import concurrent.futures
 
 import apache_beam as beam
 import grpc
@@ -11,6 +11,8 @@ from apache_beam.portability.api import beam_job_api_pb2 as jobs
 import harness
 import wire
 
+# For the message stream to end after that of states, which takes milliseconds.
+STREAM_SECONDS = 30
 OURS = {
     'bundle_size': jobs.PipelineOptionType.STRING,
     'sdk_workers': jobs.PipelineOptionType.INTEGER,
@@ -53,12 +55,10 @@ def test_streams_of_a_job_that_does_not_run_yet(stub):
 def test_streams_end_after_the_last_state(stub):
   """Both streams end by themselves, at once: the client joins the message thread for ten seconds."""
   job_id = wire.submit(stub, wire.impulse_proto())
-  told = []
-  reader = threading.Thread(target=lambda: told.extend(wire.messages(stub, job_id)), daemon=True)
-  reader.start()
-  seen = wire.states(stub, job_id)
-  reader.join(5)
-  assert not reader.is_alive(), 'the message stream is still open after the last state'
+  with concurrent.futures.ThreadPoolExecutor(1) as readers:
+    reading = readers.submit(wire.messages, stub, job_id)
+    seen = wire.states(stub, job_id)
+    told = reading.result(STREAM_SECONDS)
   assert seen[-1] == jobs.JobState.DONE
   assert all(state not in wire.TERMINAL for state in seen[:-1]), seen
   assert len(seen) == len(set(seen)), seen
@@ -165,14 +165,14 @@ def test_metrics_are_final_when_the_job_is_done(endpoint, stub):
 
 
 @pytest.mark.parametrize('call', [
-    lambda stub: stub.Run(jobs.RunJobRequest(preparation_id='nobody'), timeout=10),
-    lambda stub: stub.GetState(jobs.GetJobStateRequest(job_id='nobody'), timeout=10),
-    lambda stub: stub.GetPipeline(jobs.GetJobPipelineRequest(job_id='nobody'), timeout=10),
-    lambda stub: stub.Cancel(jobs.CancelJobRequest(job_id='nobody'), timeout=10),
-    lambda stub: stub.Drain(jobs.DrainJobRequest(job_id='nobody'), timeout=10),
-    lambda stub: stub.GetJobMetrics(jobs.GetJobMetricsRequest(job_id='nobody'), timeout=10),
-    lambda stub: list(stub.GetStateStream(jobs.GetJobStateRequest(job_id='nobody'), timeout=10)),
-    lambda stub: list(stub.GetMessageStream(jobs.JobMessagesRequest(job_id='nobody'), timeout=10)),
+    lambda stub: stub.Run(jobs.RunJobRequest(preparation_id='nobody'), timeout=wire.CALL_SECONDS),
+    lambda stub: stub.GetState(jobs.GetJobStateRequest(job_id='nobody'), timeout=wire.CALL_SECONDS),
+    lambda stub: stub.GetPipeline(jobs.GetJobPipelineRequest(job_id='nobody'), timeout=wire.CALL_SECONDS),
+    lambda stub: stub.Cancel(jobs.CancelJobRequest(job_id='nobody'), timeout=wire.CALL_SECONDS),
+    lambda stub: stub.Drain(jobs.DrainJobRequest(job_id='nobody'), timeout=wire.CALL_SECONDS),
+    lambda stub: stub.GetJobMetrics(jobs.GetJobMetricsRequest(job_id='nobody'), timeout=wire.CALL_SECONDS),
+    lambda stub: list(stub.GetStateStream(jobs.GetJobStateRequest(job_id='nobody'), timeout=wire.CALL_SECONDS)),
+    lambda stub: list(stub.GetMessageStream(jobs.JobMessagesRequest(job_id='nobody'), timeout=wire.CALL_SECONDS)),
 ], ids=['Run', 'GetState', 'GetPipeline', 'Cancel', 'Drain', 'GetJobMetrics', 'GetStateStream',
         'GetMessageStream'])
 def test_ids_that_nobody_has(call, stub):

@@ -62,7 +62,7 @@ def test_there_are_manifests():
 @pytest.mark.parametrize('name, arguments', our_commands())
 def test_the_program_knows_its_flags(name, arguments):
   ours, _ = split_command(arguments)
-  told = subprocess.run([BINARY, ours[0], '--help'], capture_output=True, text=True, timeout=30, check=False)
+  told = subprocess.run([BINARY, ours[0], '--help'], capture_output=True, text=True, timeout=90, check=False)
   assert told.returncode == 0, (name, told.stderr)
   known = set(re.findall(r'--[a-z-]+', told.stdout))
   given = {argument.split('=', 1)[0] for argument in ours[1:]}

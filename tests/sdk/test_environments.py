@@ -20,13 +20,14 @@ import cases  # pylint: disable=unused-import
 import harness
 import wire
 from beamline_server import BeamlineServer
-from conftest import BINARY, free_port, process_environment
+from conftest import BINARY, deaf_address, process_environment
 
 SOME = [harness.CASES[name] for name in (
     'several_outputs', 'group_by_key', 'combine_per_key', 'side_multimap', 'text_in_and_out',
     'splittable', 'sessions', 'metrics', 'flatten_unlike_coders')]
 # What a job may take to tell that a worker does not work, all attempts included.
-SECONDS_TO_FAIL = 60
+SECONDS_TO_FAIL = 120
+MEETING_SECONDS = 60
 
 
 @pytest.fixture
@@ -35,36 +36,41 @@ def stub(endpoint):
     yield service
 
 
-def processes_of(pipeline, elements=24):
-  """The ids of the processes that worked on elements, each of which takes a while."""
+def processes_of(pipeline, folder, expected, elements=24):
+  """The ids of the processes that worked on elements. Each waits until as many as are expected are at work: a process
+  that is slow to start must not find everything done."""
   def work(x):
-    time.sleep(0.05)
+    (folder / str(os.getpid())).touch()
+    deadline = time.monotonic() + MEETING_SECONDS
+    while len(list(folder.iterdir())) < expected and time.monotonic() < deadline:
+      time.sleep(0.01)
+    time.sleep(0.01)
     return os.getpid()
 
   return pipeline | beam.Create(range(elements)) | beam.Reshuffle() | 'Work' >> beam.Map(work)
 
 
-def check_processes(arguments, matcher):
+def check_processes(arguments, matcher, folder, expected):
   pipeline = beam.Pipeline(options=PipelineOptions(arguments))
-  harness.check_with(processes_of(pipeline), matcher)
+  harness.check_with(processes_of(pipeline, folder, expected), matcher)
   result = harness.run_pipeline(pipeline)
   assert harness.checks_passed(result) == 1
 
 
-def test_loopback_works_in_the_client(endpoint):
+def test_loopback_works_in_the_client(endpoint, tmp_path):
   mine = os.getpid()
 
   def all_mine(pids):
     assert set(pids) == {mine}, pids
 
-  check_processes(harness.portable_options(endpoint), all_mine)
+  check_processes(harness.portable_options(endpoint), all_mine, tmp_path, 1)
 
 
 def test_external_pool(endpoint, external, tmp_path):
   harness.run_cases(SOME, harness.portable_options(endpoint, external), tmp_path)
 
 
-def test_external_pool_with_two_workers(endpoint, external):
+def test_external_pool_with_two_workers(endpoint, external, tmp_path):
   mine = os.getpid()
 
   def two_others(pids):
@@ -72,7 +78,7 @@ def test_external_pool_with_two_workers(endpoint, external):
 
   check_processes(
       harness.portable_options(
-          endpoint, external, ['--sdk_worker_parallelism=2', '--bundle_size=element']), two_others)
+          endpoint, external, ['--sdk_worker_parallelism=2', '--bundle_size=element']), two_others, tmp_path, 2)
 
 
 def test_pool_on_another_address(worker_pool, tmp_path):
@@ -219,7 +225,7 @@ def put_environment(proto, environment):
 
 def check_done(stub, job_id):
   """The job ends well, and its one check ran."""
-  assert wire.states(stub, job_id, 60)[-1] == jobs.JobState.DONE, wire.errors(
+  assert wire.states(stub, job_id)[-1] == jobs.JobState.DONE, wire.errors(
       wire.messages(stub, job_id))
   metrics = stub.GetJobMetrics(
       jobs.GetJobMetricsRequest(job_id=job_id), timeout=wire.CALL_SECONDS).metrics.committed
@@ -306,7 +312,9 @@ def failure_of(build, arguments, seconds=SECONDS_TO_FAIL):
 def die_in_a_step(how):
   def die(unused_x):
     logging.getLogger().warning('famous last words')
-    time.sleep(0.5)  # for the log line to leave
+    # Returns when the server has read them: it ends the stream of log lines then.
+    for handler in list(logging.getLogger().handlers):
+      handler.close()
     how()
 
   return lambda pipeline: pipeline | beam.Create([1]) | 'Deadly' >> beam.Map(die)
@@ -354,8 +362,8 @@ def test_command_that_ends_at_once(endpoint, tmp_path):
 
 
 def test_pool_that_is_not_there(endpoint):
-  address = '127.0.0.1:%d' % free_port()
-  error = failure_of(one_step, harness.portable_options(endpoint, ('EXTERNAL', address)))
+  with deaf_address() as address:
+    error = failure_of(one_step, harness.portable_options(endpoint, ('EXTERNAL', address)))
   assert address in error, error
 
 

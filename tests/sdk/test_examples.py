@@ -22,7 +22,7 @@ import harness
 from conftest import ROOT
 
 KING_LEAR = str(ROOT / 'tests' / 'data' / 'kinglear.txt')
-EXAMPLE_SECONDS = 80
+EXAMPLE_SECONDS = 200
 
 
 def run_example(name, endpoint, *arguments):

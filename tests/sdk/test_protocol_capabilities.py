@@ -1,6 +1,7 @@
 """What runner and SDK can do together beyond the least: caches, samples, hints, shorter ways for elements."""
 
 import os
+import re
 import threading
 import time
 
@@ -9,6 +10,7 @@ import pytest
 from apache_beam.coders import VarIntCoder
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.portability import common_urns
+from apache_beam.portability.api import beam_job_api_pb2 as jobs
 from apache_beam.runners.worker import bundle_processor, data_plane, sdk_worker
 from apache_beam.transforms import environments
 from apache_beam.transforms.combiners import CountCombineFn
@@ -20,6 +22,8 @@ import harness
 import wire
 from beamline_server import BeamlineServer
 
+# Longer than anything that is waited for while it is taken.
+NAP_SECONDS = 120
 KEYS = 'abc'
 ELEMENTS = 20  # of each key
 
@@ -151,22 +155,44 @@ def test_samples_of_what_each_step_makes(endpoint, process):
 # --- What a worker is doing
 
 
-def test_what_the_worker_of_a_slow_bundle_is_doing(process):
+def told_of_a_slow_bundle(stub, job_id):
+  """What the job is told until that has all that is to be in it."""
+  told = []
+  for response in stub.GetMessageStream(jobs.JobMessagesRequest(job_id=job_id), timeout=NAP_SECONDS):
+    text = response.message_response.message_text
+    if 'has been running for' in text:
+      told.append(text)
+      # It takes a while to begin with the element, and to tell of it: workers are asked how far they are once a second.
+      if len(told) > 1 and 'in take_a_nap' in text and 'its worker is processing elements' in text:
+        break
+  return told
+
+
+def test_what_the_worker_of_a_slow_bundle_is_doing(process, tmp_path):
   if os.environ.get('BEAMLINE_ENDPOINT'):
     pytest.skip('needs a server of its own')
+  enough, seconds = tmp_path / 'enough', NAP_SECONDS
 
   def take_a_nap(element):
-    time.sleep(3)
+    deadline = time.monotonic() + seconds
+    while not enough.exists() and time.monotonic() < deadline:
+      time.sleep(0.05)
     return element
 
   with BeamlineServer(conftest.BINARY, ['--slow-bundle-seconds=1']) as server:
     pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(server.endpoint, process)))
     pipeline | beam.Create([1]) | 'Slow' >> beam.Map(take_a_nap)  # pylint: disable=expression-not-assigned
-    slow = [text for text in messages_of(pipeline, server.endpoint) if 'has been running for' in text]
-  assert len(slow) == 2 and 'for 1 s' in slow[0] and 'for 2 s' in slow[1], slow
-  assert 'Slow' in slow[0] and 'in take_a_nap' in slow[0] and 'ACTIVE PROCESSING BUNDLES' in slow[0], slow[0]
-  # Workers are asked how far they are once a second.
-  assert 'its worker is processing elements' in slow[1], slow[1]
+    result = pipeline.run()
+    try:
+      with wire.job_service(server.endpoint) as stub:
+        slow = told_of_a_slow_bundle(stub, result._job_id)  # pylint: disable=protected-access
+    finally:
+      enough.touch()
+      harness.wait_or_cancel(result)
+  after = [int(re.search(r'has been running for (\d+) s', text).group(1)) for text in slow]
+  assert after == [2**n for n in range(len(after))] and len(after) > 1, slow
+  assert 'its worker is processing elements' in slow[-1], slow[-1]
+  assert 'Slow' in slow[-1] and 'in take_a_nap' in slow[-1] and 'ACTIVE PROCESSING BUNDLES' in slow[-1], slow[-1]
 
 
 # --- How many bundles a worker runs at once
@@ -175,10 +201,14 @@ _LOCK = threading.Lock()
 _RUNNING = [0, 0]  # now, at most
 
 
-def slow(element):
+def slow(element, together):
+  """Returns when so many have been here at once, and others had time to come."""
   with _LOCK:
     _RUNNING[0] += 1
     _RUNNING[1] = max(_RUNNING)
+  deadline = time.monotonic() + wire.CALL_SECONDS
+  while _RUNNING[1] < together and time.monotonic() < deadline:
+    time.sleep(0.01)
   time.sleep(0.05)
   with _LOCK:
     _RUNNING[0] -= 1
@@ -188,7 +218,7 @@ def slow(element):
 @pytest.mark.parametrize('hint, expected', [(None, 1), (1, 1), (3, 3)])
 def test_bundles_at_once_on_a_worker(hint, expected, endpoint):
   _RUNNING[:] = [0, 0]
-  work = 'Slow' >> beam.Map(slow)
+  work = 'Slow' >> beam.Map(slow, expected)
   if hint:
     work = work.with_resource_hints(max_active_bundles_per_worker=str(hint))
   arguments = harness.portable_options(endpoint, extra=['--bundle_size=element'])
@@ -305,7 +335,8 @@ def test_bundles_at_once_have_data_streams_of_their_own(endpoint, monkeypatch):
   change_process_bundle(monkeypatch, named)
   arguments = harness.portable_options(endpoint, extra=['--bundle_size=element'])
   pipeline = beam.Pipeline(options=PipelineOptions(arguments))
-  work = 'Slow' >> beam.Map(slow).with_resource_hints(max_active_bundles_per_worker='3')
+  _RUNNING[:] = [0, 0]
+  work = 'Slow' >> beam.Map(slow, 3).with_resource_hints(max_active_bundles_per_worker='3')
   harness.check(pipeline | beam.Create(range(12)) | beam.Reshuffle() | work, range(12))
   assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
   assert set(streams.values()) == {'', '1', '2'}, streams

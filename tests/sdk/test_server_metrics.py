@@ -1,29 +1,39 @@
 """What the server tells monitoring about itself, while a real job runs and after it."""
 
+import contextlib
 import re
 import threading
+import time
 import urllib.request
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beamline_server import BeamlineServer
-from conftest import BINARY, free_port
+from conftest import BINARY, said_port
 from harness import portable_options
 
 ELEMENTS = 5_000
-GO_ON = threading.Event()
-GO_ON_SECONDS = 60
+HELD, GO_ON = threading.Event(), threading.Event()
+SECONDS = 60
 
 
 def hold(element):
-  assert GO_ON.wait(GO_ON_SECONDS)
+  HELD.set()
+  assert GO_ON.wait(SECONDS)
   return element
+
+
+@contextlib.contextmanager
+def serving(log, *arguments):
+  """A server, and where it tells about itself."""
+  with BeamlineServer(BINARY, ['--http-port=0', *arguments], log=str(log)) as server:
+    yield server, said_port(server.process, log, 'metrics at http://127.0.0.1:')
 
 
 def samples(port):
   """Value by name and labels, as they are written."""
-  with urllib.request.urlopen('http://127.0.0.1:%d/metrics' % port, timeout=30) as answer:
+  with urllib.request.urlopen('http://127.0.0.1:%d/metrics' % port, timeout=SECONDS) as answer:
     assert answer.headers['Content-Type'].startswith('text/plain; version=0.0.4')
     text = answer.read().decode('utf-8')
   found = {}
@@ -36,20 +46,16 @@ def samples(port):
 
 
 def wait_for(port, name, value):
-  deadline = threading.Event()
-  for _ in range(600):
-    if samples(port)[name] == value:
-      return
-    deadline.wait(0.1)
-  raise AssertionError('%s never was %s: %s' % (name, value, samples(port)))
+  deadline = time.monotonic() + SECONDS
+  while samples(port)[name] != value:
+    assert time.monotonic() < deadline, '%s never was %s: %s' % (name, value, samples(port))
+    time.sleep(0.1)
 
 
 def test_what_does_not_fit_in_memory_is_seen_in_the_metrics(tmp_path):
-  port = free_port()
   limit, blocks, block, size = 256 << 10, 10, 500, 200
-  args = [
-      '--http-port=%d' % port, '--memory-limit=%d' % limit, '--spill-dir', str(tmp_path / 'spill')]
-  with BeamlineServer(BINARY, args, log=str(tmp_path / 'server.log')) as server:
+  args = ['--memory-limit=%d' % limit, '--spill-dir', str(tmp_path / 'spill')]
+  with serving(tmp_path / 'server.log', *args) as (server, port):
     # A quarter is left to what is not counted.
     assert samples(port)['beamline_memory_limit_bytes'] == limit - limit // 4
     with beam.Pipeline(options=PipelineOptions(portable_options(server.endpoint))) as p:
@@ -73,9 +79,8 @@ def test_what_does_not_fit_in_memory_is_seen_in_the_metrics(tmp_path):
 
 
 def test_a_job_is_seen_in_the_metrics(tmp_path):
-  port = free_port()
-  log = str(tmp_path / 'server.log')
-  with BeamlineServer(BINARY, ['--http-port=%d' % port], log=log) as server:
+  with serving(tmp_path / 'server.log') as (server, port):
+    HELD.clear()
     GO_ON.clear()
     p = beam.Pipeline(options=PipelineOptions(portable_options(server.endpoint)))
     _ = (
@@ -89,9 +94,10 @@ def test_a_job_is_seen_in_the_metrics(tmp_path):
     assert before['beamline_jobs{state="RUNNING"}'] == before['beamline_workers'] == 0
     result = p.run()
     try:
-      wait_for(port, 'beamline_workers', 1)
+      # Before that, no bundle need be running on the worker at the moment.
+      assert HELD.wait(SECONDS), result.state
       during = samples(port)
-      assert during['beamline_jobs{state="RUNNING"}'] == 1
+      assert during['beamline_jobs{state="RUNNING"}'] == during['beamline_workers'] == 1
       assert during['beamline_bundles_started_total'] > during['beamline_bundles_committed_total']
     finally:
       GO_ON.set()

@@ -23,7 +23,7 @@ import wire
 SPACE = 'beamline.tests.splits'
 ELEMENTS = 100
 PAUSE = 0.015  # seconds for each
-SECONDS = 30  # nothing here may take longer
+SECONDS = wire.CALL_SECONDS  # nothing here may take longer
 FAIL_FIRST = '--inject_bundle_failures=first_attempt'
 INFOS = common_urns.monitoring_info_specs
 READ_INDEX = INFOS.DATA_CHANNEL_READ_INDEX.spec.urn
@@ -40,13 +40,31 @@ def stub(endpoint):
 
 _LOCK = threading.Lock()
 _RUNNING = [0, 0]  # in this process: now, at most
+_BEGUN = [0]  # elements
+# Work is held up in its middle until this is set. Over LOOPBACK, tests can wait for something before.
+_GO_ON = threading.Event()
+_GO_ON.set()
 
 
-def slow(element):
+def wait_until(condition):
+  """What comes of it if it does not come true is for the test to see."""
+  deadline = time.monotonic() + SECONDS
+  while not condition() and time.monotonic() < deadline:
+    time.sleep(0.01)
+
+
+def slow(element, company):
   """Tells by which process it was done."""
   with _LOCK:
     _RUNNING[0] += 1
     _RUNNING[1] = max(_RUNNING)
+    _BEGUN[0] += 1
+    begun = _BEGUN[0]
+  company.come()
+  if begun == ELEMENTS // 10:
+    company.wait()
+  if begun == ELEMENTS // 2:
+    _GO_ON.wait(SECONDS)
   time.sleep(PAUSE)
   Metrics.counter(SPACE, 'done').inc()
   Metrics.distribution(SPACE, 'process', process_wide=True).update(element)
@@ -55,28 +73,41 @@ def slow(element):
   return element, os.getpid()
 
 
-def meet(folder):
-  """Returns when somebody else is here, too; or after a moment, where one bundle has both."""
+class Company:
+  """So many workers are to be at the work at once. The first waits for the others when it has most of the work
+  before it: who gets a part of that does not depend on how soon."""
+  def __init__(self, workers):
+    self.workers = workers
+    self.processes = tempfile.mkdtemp(prefix='beamline-splits-')
+
+  def come(self):
+    open(os.path.join(self.processes, str(os.getpid())), 'w', encoding='utf-8').close()
+
+  def wait(self):
+    wait_until(lambda: max(_RUNNING[1], len(os.listdir(self.processes))) >= self.workers)
+
+
+def meet(folder, workers):
+  """Returns when so many are here."""
   os.close(tempfile.mkstemp(dir=folder)[0])
-  deadline = time.monotonic() + 3
-  while len(os.listdir(folder)) < 2 and time.monotonic() < deadline:
-    time.sleep(0.01)
+  wait_until(lambda: len(os.listdir(folder)) >= workers)
   return []
 
 
-def when_there_are_workers(pipeline, numbers):
+def when_there_are_workers(pipeline, numbers, company):
   """These come together, when two workers have been started for something else: a small bundle is not worth that.
   And as one bundle, which what comes out of a Reshuffle is not."""
-  folder = tempfile.mkdtemp(prefix='beamline-splits-')
-  nothing = pipeline | 'For two' >> beam.Create([1, 1]) | 'Read' >> beam.ParDo(_Count(), lambda _: meet(folder))
+  folder, workers = tempfile.mkdtemp(prefix='beamline-splits-'), company.workers
+  nothing = pipeline | 'For two' >> beam.Create([1, 1]) | 'Read' >> beam.ParDo(
+      _Count(), lambda _: meet(folder, workers))
   numbers = pipeline | 'Numbers' >> beam.Create(numbers)
   keyed = (numbers, nothing) | beam.Flatten() | 'By themselves' >> beam.Map(lambda number: (number, None))
   return keyed | beam.GroupByKey() | beam.Keys()
 
 
-def elements(pipeline):
+def elements(pipeline, company):
   """So little data is one bundle."""
-  return when_there_are_workers(pipeline, range(ELEMENTS)) | 'Slow' >> beam.Map(slow)
+  return when_there_are_workers(pipeline, range(ELEMENTS), company) | 'Slow' >> beam.Map(slow, company)
 
 
 class _Range(RestrictionProvider):
@@ -99,13 +130,14 @@ class _Count(beam.DoFn):
       position += 1
 
 
-def restriction(pipeline):
-  return when_there_are_workers(pipeline, [ELEMENTS]) | 'Slow' >> beam.ParDo(_Count(), lambda position: [slow(position)])
+def restriction(pipeline, company):
+  return when_there_are_workers(pipeline, [ELEMENTS], company) | 'Slow' >> beam.ParDo(
+      _Count(), lambda position: [slow(position, company)])
 
 
-def start(endpoint, work, environment=('LOOPBACK', None), options=()):
-  """Starts a job whose check is that every number was done once. Returns that, and where the check writes."""
-  _RUNNING[:] = [0, 0]
+def start(endpoint, work, environment=('LOOPBACK', None), options=(), workers=2):
+  """Starts a job whose check is that every number was done once."""
+  _RUNNING[:], _BEGUN[:] = [0, 0], [0]
   arguments = harness.portable_options(endpoint, environment, ['--sdk_workers=2', *options])
   pipeline = beam.Pipeline(options=PipelineOptions(arguments))
 
@@ -114,7 +146,7 @@ def start(endpoint, work, environment=('LOOPBACK', None), options=()):
     for pid in {pid for _, pid in results}:
       Metrics.counter(SPACE, 'process %d' % pid).inc()
 
-  harness.check_with(work(pipeline), all_once)
+  harness.check_with(work(pipeline, Company(workers)), all_once)
   return pipeline.run()
 
 
@@ -189,7 +221,7 @@ def test_what_is_given_back_is_done_once(options, work, endpoint, stub):
 
 @over_work
 def test_a_bundle_that_is_to_be_whole_is_not_split(work, endpoint):
-  finish(start(endpoint, work, options=('--bundle_size=unbounded',)))
+  finish(start(endpoint, work, options=('--bundle_size=unbounded',), workers=1))
   assert _RUNNING == [0, 1]
 
 
@@ -243,26 +275,36 @@ def test_what_never_ends_is_checkpointed(options, endpoint, stub):
 def test_progress(work, endpoint, stub):
   """What a bundle has done is seen while it runs, but not as committed."""
   options = ('--bundle_size=unbounded', FAIL_FIRST)
-  result = start(endpoint, work, options=options)
+  _GO_ON.clear()
+  result = start(endpoint, work, options=options, workers=1)
   try:
-    seen, read, left = watch(stub, result)
+    seen, read, left = watch(stub, result, work)
   finally:
+    _GO_ON.set()
     harness.wait_or_cancel(result)
-  between = {count for count in seen if 0 < count < ELEMENTS}
-  assert between, seen
+  assert part_done(seen), seen
   assert seen == sorted(seen), 'it goes back'
   metrics = metrics_of(stub, result)
   assert counted(metrics.committed, 'done') == ELEMENTS
   assert counted(metrics.attempted, 'done') == 2 * ELEMENTS
-  if work is elements:
-    assert any(0 < index < ELEMENTS - 1 for index in read), read
-  else:
-    assert any(0 < work < float('inf') for work in left), left
+  assert part_read(read) if work is elements else part_left(left), (read, left)
 
 
-def watch(stub, result):
+def part_done(seen):
+  return any(0 < count < ELEMENTS for count in seen)
+
+
+def part_read(read):
+  return any(0 < index < ELEMENTS - 1 for index in read)
+
+
+def part_left(left):
+  return any(0 < work < float('inf') for work in left)
+
+
+def watch(stub, result, work):
   """What is seen while nothing of the work is committed: elements done, the index of the element that was read last,
-  and how much work is left."""
+  and how much work is left. Lets the work go on when it has been seen in its middle."""
   seen, read, left = [], [], []
   deadline = time.monotonic() + SECONDS
   while True:
@@ -272,8 +314,10 @@ def watch(stub, result):
     assert time.monotonic() < deadline, seen
     seen.append(counted(metrics.attempted, 'done'))
     read += [coders.VarIntCoder().decode(info.payload) for info in metrics.attempted if info.urn == READ_INDEX]
-    left += [work for info in metrics.attempted if info.urn == WORK_LEFT
-             for work in coders.IterableCoder(coders.FloatCoder()).decode(info.payload)]
+    left += [rest for info in metrics.attempted if info.urn == WORK_LEFT
+             for rest in coders.IterableCoder(coders.FloatCoder()).decode(info.payload)]
+    if part_done(seen) and (part_read(read) if work is elements else part_left(left)):
+      _GO_ON.set()
     time.sleep(0.1)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pathlib
 import signal
 import sys
 import time
@@ -15,6 +16,8 @@ from beamline_server import BeamlineServer
 from conftest import BINARY, HERE, running_pool
 
 SECONDS = 60
+# Sooner than a worker that stands by ends of itself.
+STOP_SECONDS = 45
 # A worker process is started with its id, which begins so.
 STANDBY = 'standby-'
 
@@ -43,16 +46,32 @@ class Pool:
     """The processes that the pool has now: arguments by process id."""
     return {pid: processes.arguments(pid) for pid in processes.children(self.process.pid)}
 
-  def standby(self):
-    """Waits until the pool has one process, which stands by and is connected; its id."""
+  def standby(self, before=None):
+    """Waits until the pool has one process, which stands by and is connected; its id. `before`: it is another."""
     deadline = time.monotonic() + SECONDS
     while True:
       workers = self.workers()
       if len(workers) == 1:
         (pid, arguments), = workers.items()
-        if STANDBY in arguments and processes.has_socket(pid):
+        if pid != before and STANDBY in arguments and processes.has_socket(pid):
           return pid
       assert time.monotonic() < deadline, workers
+      time.sleep(0.05)
+
+  def check_none_left(self):
+    """The server has told the pool to end them, or cannot any more; a process takes its time for that."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while self.workers():
+      assert time.monotonic() < deadline, self.workers()
+      time.sleep(0.05)
+
+  def log(self):
+    return pathlib.Path(self.server.log).read_text(encoding='utf-8', errors='replace')
+
+  def wait_for_log(self, text):
+    deadline = time.monotonic() + SECONDS
+    while text not in self.log():
+      assert time.monotonic() < deadline, self.log()
       time.sleep(0.05)
 
 
@@ -69,7 +88,7 @@ def test_the_second_job_is_served_by_the_worker_that_stood_by(tmp_path):
     standby = pool.standby()
     assert standby not in first
     assert pool.run(processes.pid) == {standby}
-    assert pool.standby() != standby, 'who has had a job stands by'
+    pool.standby(before=standby)  # nobody stands by who has had a job
 
 
 def test_what_is_edited_between_two_jobs_is_seen(tmp_path):
@@ -97,17 +116,19 @@ def test_a_server_that_ends_leaves_no_worker(tmp_path):
     pool.run(processes.pid)
     pool.standby()
     assert pool.server.stop() == 0
-    assert not pool.workers()
+    pool.check_none_left()
 
 
 def test_a_standby_that_is_killed_is_not_missed(tmp_path):
-  with running(tmp_path) as pool:
+  with running(tmp_path, ['--log-level', 'info,fn_harness_bridge=debug']) as pool:
     pool.run(processes.pid)
     killed = pool.standby()
+    pool.wait_for_log('worker stands by')
     os.kill(int(killed), signal.SIGKILL)
+    pool.wait_for_log('a worker that stood by is gone')
     told = pool.run(processes.pid)
     assert len(told) == 1 and killed not in told
-    assert not [line for line in pool.server.log_tail().splitlines() if 'WARN' in line or 'ERROR' in line]
+    assert not [line for line in pool.log().splitlines() if 'WARN' in line or 'ERROR' in line]
 
 
 def test_none_stands_by_if_the_server_is_told_so(tmp_path):
@@ -115,7 +136,7 @@ def test_none_stands_by_if_the_server_is_told_so(tmp_path):
     for _ in range(2):
       told, = pool.run(processes.arguments)
       assert 'SdkHarness' in told and STANDBY not in told
-      assert not pool.workers()
+      pool.check_none_left()
 
 
 def test_none_stands_by_that_asks_for_its_job_first(tmp_path):
@@ -125,4 +146,4 @@ def test_none_stands_by_that_asks_for_its_job_first(tmp_path):
     for _ in range(2):
       told, = pool.run(processes.worker_id)
       assert told and STANDBY not in told
-      assert not pool.workers()
+      pool.check_none_left()

@@ -1,6 +1,7 @@
 """Jobs whose input never ends, in real time: they run until they are cancelled or drained."""
 
 import subprocess
+import threading
 import time
 
 import apache_beam as beam
@@ -24,7 +25,7 @@ from cases import requirements
 
 SPACE = 'beamline.tests.streaming'
 # What must come of an endless source within this time; it makes ten elements a second.
-SECONDS = 30
+SECONDS = wire.CALL_SECONDS
 
 
 @pytest.fixture
@@ -43,12 +44,17 @@ def _grouped(key_and_values):
   return key_and_values
 
 
+def impulses(seconds):
+  """For ever, from now on: the SDK's default is since it was imported."""
+  return PeriodicImpulse(Timestamp.now(), fire_interval=seconds)
+
+
 def endless(endpoint):
   """Starts a job that counts what its source makes, and what leaves windows of a second."""
   pipeline = beam.Pipeline(
       options=PipelineOptions(harness.portable_options(endpoint, extra=['--streaming'])))
   (  # pylint: disable=expression-not-assigned
-      pipeline | PeriodicImpulse(fire_interval=0.1) | 'See' >> beam.Map(_seen, 'made')
+      pipeline | impulses(0.1) | 'See' >> beam.Map(_seen, 'made')
       | beam.Map(lambda x: ('k', x)) | beam.WindowInto(FixedWindows(1)) | beam.GroupByKey()
       | 'Grouped' >> beam.Map(_grouped))
   return pipeline.run()
@@ -111,19 +117,26 @@ def test_cancel(endpoint, stub):
 def test_what_ends_can_be_drained_too(endpoint, stub):
   """A bounded job ends by itself; a drain lets it."""
   pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint)))
-  harness.check(pipeline | beam.Create([1, 2]) | beam.Map(_slowly), [1, 2])
+  harness.check(pipeline | beam.Create([1, 2]) | beam.Map(_once_drained), [1, 2])
+  _DRAINED.clear()
   result = pipeline.run()
   job_id = result._job_id  # pylint: disable=protected-access
   try:
     stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    _DRAINED.set()
     assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.DRAINED
     assert harness.checks_passed(result) == 1
   finally:
+    _DRAINED.set()
     harness.cancel_quietly(result)
 
 
-def _slowly(x):
-  time.sleep(1)
+# Over LOOPBACK, workers know whether the test has drained their job.
+_DRAINED = threading.Event()
+
+
+def _once_drained(x):
+  assert _DRAINED.wait(SECONDS)
   return x
 
 
@@ -220,33 +233,42 @@ def test_elements_moved_back_in_time(lateness, groups, left_out, endpoint, stub)
 
 
 class _ForEver(beam.DoFn):
-  """Sets a timer a second ahead, which sets itself again, and again."""
+  """Sets a timer a second ahead, which sets itself again, and again. With `waits` it goes on only when the job is
+  drained: one that is not fails two seconds after the end of its input."""
   TICK = userstate.TimerSpec('tick', TimeDomain.REAL_TIME)
+  TICKED = userstate.ReadModifyWriteStateSpec('ticked', coders.BooleanCoder())
+
+  def __init__(self, waits):
+    self.waits = waits
 
   def process(self, element, tick=beam.DoFn.TimerParam(TICK)):
     tick.set(Timestamp.now() + 1)
     yield 'element'
 
   @userstate.on_timer(TICK)
-  def ticked(self, tick=beam.DoFn.TimerParam(TICK)):
+  def ticked(self, tick=beam.DoFn.TimerParam(TICK), before=beam.DoFn.StateParam(TICKED)):
+    if self.waits and before.read():
+      assert _DRAINED.wait(SECONDS)
+    before.write(True)
     Metrics.counter(SPACE, 'ticks').inc()
     tick.set(Timestamp.now() + 1)
     yield 'tick'
 
 
-def for_ever(endpoint, source, *options):
+def for_ever(endpoint, source, *options, waits=False):
   options = harness.portable_options(endpoint, extra=['--last_timers_seconds=2', *options])
   pipeline = beam.Pipeline(options=PipelineOptions(options))
   (  # pylint: disable=expression-not-assigned
-      pipeline | source | beam.Map(lambda x: ('k', x)) | 'ForEver' >> beam.ParDo(_ForEver())
+      pipeline | source | beam.Map(lambda x: ('k', x)) | 'ForEver' >> beam.ParDo(_ForEver(waits))
       | 'See' >> beam.Map(_seen, 'made'))
   return pipeline.run()
 
 
 @pytest.mark.parametrize('source, options', [
-    (PeriodicImpulse(fire_interval=3), ['--streaming']), (beam.Create([1, 2]), [])])
+    (lambda: impulses(3), ['--streaming']), (lambda: beam.Create([1, 2]), [])], ids=['endless', 'bounded'])
 def test_a_timer_that_is_set_for_ever_does_not_keep_a_job_from_draining(source, options, endpoint, stub):
-  result = for_ever(endpoint, source, *options)
+  _DRAINED.clear()
+  result = for_ever(endpoint, source(), *options, waits=True)
   job_id = result._job_id  # pylint: disable=protected-access
   try:
     deadline = time.monotonic() + SECONDS
@@ -254,10 +276,12 @@ def test_a_timer_that_is_set_for_ever_does_not_keep_a_job_from_draining(source, 
       assert time.monotonic() < deadline, result.state
       time.sleep(0.1)
     stub.Drain(jobs.DrainJobRequest(job_id=job_id), timeout=wire.CALL_SECONDS)
+    _DRAINED.set()
     assert wire.states(stub, job_id, SECONDS)[-1] == jobs.JobState.DRAINED
     told = [message.message_response.message_text for message in wire.messages(stub, job_id)]
     assert any('1 processing-time timers of ForEver were left out' in text for text in told), told
   finally:
+    _DRAINED.set()
     harness.cancel_quietly(result)
 
 

@@ -95,7 +95,7 @@ async fn stage(client: &mut Client, token: &str) -> Result<usize, Status> {
 }
 
 async fn eventually(what: &str, check: impl Fn() -> bool) {
-    for _ in 0..2_000 {
+    for _ in 0..12_000 {
         if check() {
             return;
         }

@@ -16,7 +16,7 @@ use beam_model::job_management::GetJobPipelineRequest;
 use beam_model::job_management::job_state::Enum as State;
 use beam_model::pipeline::{MonitoringInfo, Pipeline};
 use runner_core::backend::{Importance, MetricResults, Outcome};
-use support::{TestServer, soon};
+use support::{PATIENCE, TestServer, soon};
 use tempfile::TempDir;
 use tonic::Code;
 
@@ -26,7 +26,7 @@ async fn server(journals: &Path) -> TestServer {
         move |config| {
             config.journal_dir = Some(journals);
             config.history_size = 3;
-            config.shutdown_timeout = Duration::from_millis(200);
+            config.shutdown_timeout = PATIENCE;
         },
         |_| Ok(()),
     )

@@ -7,7 +7,7 @@ import apache_beam as beam
 from apache_beam import pvalue
 from apache_beam.testing.test_stream import TestStream
 from apache_beam.transforms import trigger
-from apache_beam.transforms.periodicsequence import PeriodicImpulse
+from apache_beam.transforms.periodicsequence import PeriodicImpulse, RebaseMode
 from apache_beam.transforms.userstate import ReadModifyWriteStateSpec
 from apache_beam.transforms.window import FixedWindows, GlobalWindows, TimestampedValue
 
@@ -129,16 +129,15 @@ class _InStep:
 
 @case(options=STREAMING)
 def live_side_slowly_changing(p):
-  # What is over before the workers are up comes all at once.
-  start = time.time() + 2
+  # What is over before the workers are up would come all at once: both begin when they are.
   side = (
-      p | 'Lookups' >> PeriodicImpulse(start, start + 7, fire_interval=1)
+      p | 'Lookups' >> PeriodicImpulse(0, 7, fire_interval=1, rebase=RebaseMode.REBASE_ALL)
       | beam.WindowInto(
           GlobalWindows(),
           trigger=trigger.Repeatedly(trigger.AfterProcessingTime(0)),
           accumulation_mode=DISCARDING)
       | beam.combiners.Latest.Globally().without_defaults())
-  main = p | 'Elements' >> PeriodicImpulse(start, start + 8, fire_interval=0.5)
+  main = p | 'Elements' >> PeriodicImpulse(0, 8, fire_interval=0.5, rebase=RebaseMode.REBASE_ALL)
   check_with(
       main | 'Look' >> beam.Map(lambda x, s: (float(x), float(s)), pvalue.AsSingleton(side)), _InStep())
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use beam_model::pipeline::MonitoringInfo;
+use tokio_util::sync::CancellationToken;
 
 use super::{Call, Emitter, FiredTimer, SplitAnswer, SplitCall};
 
@@ -59,6 +60,8 @@ pub enum BundleFault {
     Hang,
     /// Answers so much later.
     Delay(Duration),
+    /// Answers once this is cancelled.
+    Held(CancellationToken),
     /// Sends data for an instruction that never was.
     DataForUnknownInstruction,
     /// Sends data for a transform that is no sink.

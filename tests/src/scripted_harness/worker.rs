@@ -323,6 +323,7 @@ impl Worker {
             // An answer might be there before the data, and the bundle be well.
             Some(BundleFault::Hang | BundleFault::DataAfterLast) => return None,
             Some(BundleFault::Delay(delay)) => tokio::time::sleep(delay).await,
+            Some(BundleFault::Held(let_go)) => let_go.cancelled().await,
             Some(BundleFault::WrongAnswer) => return Some(Ok(Answer::Register(RegisterResponse {}))),
             _ => {}
         }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use beam_model::fn_execution::process_bundle_request as wire;
 use beam_model::fn_execution::process_bundle_request::cache_token::{SideInput, Type, UserState};
@@ -13,7 +13,7 @@ use bytes::Bytes;
 use runner_core::fault::Fault;
 use runner_core::ports::CacheToken;
 
-use crate::support::{Bridge, Outputs, State, encode, eventually, most_at_a_time};
+use crate::support::{Bridge, Outputs, SOON, State, encode, eventually, most_at_a_time};
 
 #[tokio::test]
 async fn a_bundle_goes_to_a_worker_and_back() {
@@ -65,7 +65,12 @@ async fn a_worker_gets_no_more_bundles_at_a_time_than_its_environment_says() {
     let (counted, seen) = (running.clone(), most.clone());
     let script = Script::new().do_fn("test:dofn:slow", move |_, _| {
         seen.fetch_max(counted.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(100));
+        let until = Instant::now() + SOON / 2;
+        while seen.load(Ordering::SeqCst) < 2 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        // For more to come, if they can.
+        std::thread::sleep(Duration::from_millis(50));
         counted.fetch_sub(1, Ordering::SeqCst);
         Ok(())
     });

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use beam_model::pipeline::{AnyOfEnvironmentPayload, Environment, ProcessPayload};
 use beam_model::urns::standard_environments::environments;
@@ -11,7 +11,7 @@ use beamline_tests::scripted_harness::{Script, ScriptedHarness};
 use prost::Message;
 use runner_core::fault::{Blame, Fault, Retry};
 
-use crate::support::{Bridge, eventually};
+use crate::support::{AT_ONCE, Bridge, eventually};
 
 /// A command that runs these lines of shell.
 fn process(directory: &Path, lines: &str) -> Environment {
@@ -64,7 +64,7 @@ async fn a_process_is_ended_with_its_children_when_its_job_is() {
     eventually("the start of the process", || pids.exists()).await;
     let closing = Instant::now();
     job.bundles.close().await;
-    assert!(closing.elapsed() < Duration::from_secs(5), "{:?}", closing.elapsed());
+    assert!(closing.elapsed() < AT_ONCE, "{:?}", closing.elapsed());
     assert!(running.await.unwrap().is_err());
     let pids = std::fs::read_to_string(pids).unwrap();
     for pid in pids.split_whitespace() {

@@ -7,8 +7,9 @@ use beamline_tests::scripted_harness::{
 };
 use fn_harness_bridge::BridgeConfig;
 use runner_core::fault::{Blame, Fault, Retry};
+use tokio_util::sync::CancellationToken;
 
-use crate::support::{Bridge, eventually, one_at_a_time};
+use crate::support::{AT_ONCE, Bridge, SOON, eventually, one_at_a_time};
 
 #[tokio::test]
 async fn a_users_exception_comes_back_as_it_is_and_the_worker_goes_on() {
@@ -77,8 +78,9 @@ async fn a_worker_that_answers_with_something_else_is_replaced() {
 
 #[tokio::test]
 async fn a_worker_that_breaks_the_protocol_harms_no_other() {
+    let let_go = CancellationToken::new();
     let script = Script::new()
-        .bundle_fault(1, BundleFault::Delay(Duration::from_millis(500)))
+        .bundle_fault(1, BundleFault::Held(let_go.clone()))
         .bundle_fault(2, BundleFault::DataForUnknownInstruction);
     let harness = ScriptedHarness::start(script).await;
     let bridge = Bridge::start().await;
@@ -88,6 +90,7 @@ async fn a_worker_that_breaks_the_protocol_harms_no_other() {
     let slow = tokio::spawn(async move { slow.run("slow", &["one"]).await.map(|ran| ran.values) });
     eventually("the first bundle", || harness.bundles() == 1).await;
     assert!(stage.run("bad", &["two"]).await.is_err());
+    let_go.cancel();
     assert_eq!(slow.await.unwrap().unwrap(), ["one"]);
     job.bundles.close().await;
 }
@@ -106,13 +109,14 @@ async fn killed_workers_fail_their_bundles_at_once() {
     let killed = Instant::now();
     harness.kill_workers();
     check_names_worker(&running.await.unwrap(), "job-0-1", harness.endpoint());
-    assert!(killed.elapsed() < Duration::from_secs(5), "{:?}", killed.elapsed());
+    assert!(killed.elapsed() < AT_ONCE, "{:?}", killed.elapsed());
     job.bundles.close().await;
 }
 
 #[tokio::test]
 async fn a_bundle_given_up_leaves_nothing_behind_and_its_late_answer_changes_nothing() {
-    let script = Script::new().bundle_fault(1, BundleFault::Delay(Duration::from_millis(300)));
+    let let_go = CancellationToken::new();
+    let script = Script::new().bundle_fault(1, BundleFault::Held(let_go.clone()));
     let harness = ScriptedHarness::start(script).await;
     let bridge = Bridge::start().await;
     let job = bridge.job("job", &one_at_a_time(harness.environment()), 1);
@@ -125,7 +129,9 @@ async fn a_bundle_given_up_leaves_nothing_behind_and_its_late_answer_changes_not
     given_up.abort();
     // There is room for one worker and one bundle only, so this one waits for the first to be let go.
     assert_eq!(stage.run("b", &["two"]).await.unwrap().values, ["two"]);
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    let_go.cancel();
+    // For the answer to come, if it can.
+    tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(stage.run("c", &["three"]).await.unwrap().values, ["three"]);
     assert_eq!(harness.started().len(), 2);
     job.bundles.close().await;
@@ -137,11 +143,12 @@ async fn a_worker_that_does_not_connect_is_named_and_the_job_ends_after_a_few() 
     let script =
         (1..=4).fold(Script::new(), |script, start| script.start_fault(start, StartFault::NeverConnect));
     let harness = ScriptedHarness::start(script).await;
-    let config = BridgeConfig { worker_connect_timeout: Duration::from_secs(1), ..BridgeConfig::default() };
+    // In which it has to answer that it starts the worker.
+    let config = BridgeConfig { worker_connect_timeout: Duration::from_secs(2), ..BridgeConfig::default() };
     let bridge = Bridge::with(config).await;
     let job = bridge.job("job", &harness.environment(), 1);
     let stage = job.stage("test:dofn:identity");
-    let expected = format!("did not connect to 127.0.0.1:{} within 1 s", bridge.port);
+    let expected = format!("did not connect to 127.0.0.1:{} within 2 s", bridge.port);
     for start in 1..=3 {
         let fault = stage.run("a", &["one"]).await.err().unwrap();
         check_names_worker(&fault, &format!("job-0-{start}"), harness.endpoint());
@@ -178,13 +185,13 @@ async fn a_pool_that_refuses_or_is_not_there_is_named() {
 #[tokio::test]
 async fn a_closed_job_runs_no_bundle_and_closing_is_quick() {
     let harness = ScriptedHarness::start(Script::new()).await;
-    let bridge = Bridge::start().await;
+    let bridge = Bridge::with(BridgeConfig { worker_stop_timeout: SOON, ..BridgeConfig::default() }).await;
     let job = bridge.job("job", &harness.environment(), 1);
     let stage = job.stage("test:dofn:identity");
     stage.run("a", &["one"]).await.unwrap();
     let closing = Instant::now();
     job.bundles.close().await;
-    assert!(closing.elapsed() < Duration::from_secs(1), "{:?}", closing.elapsed());
+    assert!(closing.elapsed() < AT_ONCE, "{:?}", closing.elapsed());
     let fault = stage.run("b", &["two"]).await.err().unwrap();
     assert!(fault.message.contains("job job is closed"), "{fault}");
 }

@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use beam_model::pipeline::MonitoringInfo;
 use beam_model::urns::standard_protocols::HARNESS_MONITORING_INFOS;
 use beamline_tests::scripted_harness::{Script, ScriptedHarness, ShortIds};
+use fn_harness_bridge::BridgeConfig;
 
-use crate::support::{Bridge, with_capability};
+use crate::support::{Bridge, SOON, with_capability};
 
 fn info(payload: u8) -> MonitoringInfo {
     MonitoringInfo {
@@ -29,7 +30,8 @@ async fn each_worker_that_can_tell_its_own_metrics_is_asked_for_them() {
     ];
     for (name, script, capable, expected) in cases {
         let harness = ScriptedHarness::start(script).await;
-        let bridge = Bridge::start().await;
+        let config = BridgeConfig { harness_metrics_timeout: SOON, ..BridgeConfig::default() };
+        let bridge = Bridge::with(config).await;
         let environment = harness.environment();
         let environment = match capable {
             true => with_capability(environment, HARNESS_MONITORING_INFOS),

@@ -1,12 +1,12 @@
 //! Metrics of which workers send short ids.
 
-use std::time::Duration;
+use std::sync::{Mutex, mpsc};
 
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness, ShortIds};
 use runner_core::fault::Blame;
 use runner_core::ports::BundleResult;
 
-use crate::support::{Bridge, Ran, eventually};
+use crate::support::{Bridge, Ran, SOON, eventually};
 
 /// The counts of elements, by PCollection.
 fn counts(result: &BundleResult) -> Vec<(String, u8)> {
@@ -60,9 +60,10 @@ async fn another_worker_may_mean_something_else_by_the_same_short_id() {
 
 #[tokio::test]
 async fn progress_may_come_with_short_ids_too() {
-    let script = Script::new().short_ids(ShortIds::Told).do_fn("test:dofn:slow", |_, _| {
-        std::thread::sleep(Duration::from_secs(1));
-        Ok(())
+    let (let_on, wait) = mpsc::channel::<()>();
+    let wait = Mutex::new(wait);
+    let script = Script::new().short_ids(ShortIds::Told).do_fn("test:dofn:slow", move |_, _| {
+        wait.lock().unwrap().recv_timeout(SOON).map_err(|error| error.to_string())
     });
     let harness = ScriptedHarness::start(script).await;
     let bridge = Bridge::start().await;
@@ -75,6 +76,7 @@ async fn progress_may_come_with_short_ids_too() {
         }
     };
     assert_eq!((progress.len(), progress[0].labels["PCOLLECTION"].as_str()), (1, "read"));
+    let_on.send(()).unwrap();
     running.await.unwrap().unwrap();
     job.bundles.close().await;
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use beamline_tests::scripted_harness::{BundleFault, Script, ScriptedHarness, SplitAnswer, SplitCall};
 use fn_harness_bridge::BridgeConfig;
 use runner_core::ports::{ChannelSplit, ElementCount};
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{Bridge, Job, Outputs, SOON, Stage, encode, eventually, one_at_a_time};
 
@@ -173,7 +174,8 @@ async fn a_split_that_is_refused_changes_nothing() {
 
 #[tokio::test]
 async fn a_worker_that_does_not_know_the_bundle_any_more_does_not_fail_it() {
-    let script = Script::new().bundle_fault(1, BundleFault::Delay(Duration::from_secs(1)));
+    let let_go = CancellationToken::new();
+    let script = Script::new().bundle_fault(1, BundleFault::Held(let_go.clone()));
     let paused = Paused::with(script, BridgeConfig::default(), within_element()).await;
     let (control, running) = paused.stage.start("a", &["one"]);
     eventually("the bundle", || paused.harness.bundles() == 1).await;
@@ -182,6 +184,7 @@ async fn a_worker_that_does_not_know_the_bundle_any_more_does_not_fail_it() {
     }
     assert!(!running.is_finished());
     assert!(control.split(0.0).await.is_none());
+    let_go.cancel();
     let ran = running.await.unwrap().unwrap();
     assert_eq!((ran.values.len(), ran.result.splits.len()), (1, 0));
     assert!(paused.calls.lock().unwrap().is_empty());
@@ -238,13 +241,13 @@ async fn the_answer_to_a_split_may_come_after_that_to_its_bundle() {
 #[tokio::test]
 async fn nobody_knows_what_a_bundle_gave_back_whose_worker_does_not_say_whether_it_split() {
     let cases = [
-        (SplitAnswer::Never, "not whether it had split it"),
-        (SplitAnswer::WrongAnswer, "with something else"),
-        (SplitAnswer::Cut { last_primary_element: 2, first_residual_element: 1 }, "which cannot be"),
-        (SplitAnswer::Cut { last_primary_element: -7, first_residual_element: -6 }, "which cannot be"),
+        (SplitAnswer::Never, Duration::from_millis(300), "not whether it had split it"),
+        (SplitAnswer::WrongAnswer, SOON, "with something else"),
+        (SplitAnswer::Cut { last_primary_element: 2, first_residual_element: 1 }, SOON, "which cannot be"),
+        (SplitAnswer::Cut { last_primary_element: -7, first_residual_element: -6 }, SOON, "which cannot be"),
     ];
-    for (answer, expected) in cases {
-        let config = BridgeConfig { split_timeout: Duration::from_millis(300), ..Default::default() };
+    for (answer, split_timeout, expected) in cases {
+        let config = BridgeConfig { split_timeout, ..Default::default() };
         let paused = Paused::with(Script::new(), config, answer).await;
         let (control, running) = paused.stage.start("a", &["pause", "one"]);
         paused.begun().await;

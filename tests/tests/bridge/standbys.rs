@@ -1,6 +1,7 @@
 //! Workers that stand by between two jobs on one worker pool.
 
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use beam_model::fn_execution::GetProvisionInfoRequest;
 use beam_model::fn_execution::provision_service_client::ProvisionServiceClient;
@@ -9,7 +10,7 @@ use fn_harness_bridge::BridgeConfig;
 use tonic::Code;
 
 use crate::artifacts::{as_worker, channel};
-use crate::support::{Bridge, eventually, one_at_a_time};
+use crate::support::{Bridge, SOON, eventually, one_at_a_time};
 
 /// Longer than any test.
 const LONG: Duration = Duration::from_secs(3600);
@@ -68,8 +69,13 @@ async fn one_that_is_still_starting_is_not_started_twice() {
 
 #[tokio::test]
 async fn there_are_as_many_as_the_job_had_at_once() {
-    let script = Script::new().asks_for_nothing().do_fn("test:dofn:long", |element, call| {
-        std::thread::sleep(Duration::from_millis(200));
+    let here = AtomicUsize::new(0);
+    let script = Script::new().asks_for_nothing().do_fn("test:dofn:long", move |element, call| {
+        here.fetch_add(1, Ordering::SeqCst);
+        let until = Instant::now() + SOON / 2;
+        while here.load(Ordering::SeqCst) < 2 && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         call.emit_all(element);
         Ok(())
     });
@@ -134,7 +140,8 @@ async fn one_that_cannot_be_started_is_not_missed() {
             ScriptedHarness::start(Script::new().asks_for_nothing().start_fault(2, fault.clone())).await;
         let config = BridgeConfig {
             standby_time: LONG,
-            worker_connect_timeout: Duration::from_secs(1),
+            // Those that do connect have as long.
+            worker_connect_timeout: Duration::from_secs(3),
             ..BridgeConfig::default()
         };
         let bridge = Bridge::with(config).await;

@@ -49,7 +49,11 @@ pub fn most_at_a_time(mut environment: Environment, hint: &str) -> Environment {
 }
 
 /// Long enough for a machine under load, short enough that a hang is a failed test.
-pub const SOON: Duration = Duration::from_secs(20);
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// Of what waits for nothing: sooner than anything that the bridge gives up after its usual minute, and late enough
+/// for a machine that stands still for a while.
+pub const AT_ONCE: Duration = Duration::from_secs(30);
 
 pub struct Bridge {
     pub bridge: FnHarnessBridge,

@@ -1,7 +1,7 @@
 //! The events of a TestStream, asked of a service.
 
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use beam_model::interactive::EventsRequest;
 use beam_model::interactive::test_stream_service_server::{TestStreamService, TestStreamServiceServer};
@@ -9,14 +9,14 @@ use beam_model::pipeline::Environment;
 use beam_model::pipeline::test_stream_payload::{Event, event};
 use runner_core::fault::{Blame, Fault, Retry};
 use runner_core::ports::TestStreamEvents;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 use tonic::{Request, Response, Status};
 
-use crate::support::{Bridge, Job, SOON, eventually};
+use crate::support::{AT_ONCE, Bridge, Job, SOON, eventually};
 
 /// Tells what is put into its channel, once, and remembers what it was asked.
 struct Service {
@@ -121,8 +121,10 @@ async fn a_service_that_fails_is_the_last_that_is_heard() {
 #[tokio::test]
 async fn a_service_that_is_not_there_is_named() {
     let job = job().await;
-    // Bound and not listened to by anyone once it is dropped.
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // Nobody listens, nor can anybody meanwhile.
+    let deaf = TcpSocket::new_v4().unwrap();
+    deaf.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = deaf.local_addr().unwrap().to_string();
     let cases = [(free.as_str(), "refused"), ("not an address", "no address"), ("", "no address")];
     for (url, words) in cases {
         let fault = events(&job, url).await.err().unwrap();
@@ -153,7 +155,7 @@ async fn a_call_ends_with_its_receiver_and_with_its_job() {
         } else {
             let closing = Instant::now();
             job.bundles.close().await;
-            assert!(closing.elapsed() < Duration::from_secs(5), "{:?}", closing.elapsed());
+            assert!(closing.elapsed() < AT_ONCE, "{:?}", closing.elapsed());
             let fault = next(&mut told).await.unwrap().unwrap_err();
             assert!(fault.message.contains("the job has ended"), "{fault}");
             assert!(next(&mut told).await.is_none());

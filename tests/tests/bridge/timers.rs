@@ -144,7 +144,8 @@ async fn many_timers_fire_in_order() {
 #[tokio::test]
 async fn a_worker_that_never_ends_its_timers_is_named() {
     let harness = ScriptedHarness::start(script().bundle_fault(1, BundleFault::TimersWithoutEnd)).await;
-    let silence = Duration::from_millis(100);
+    // In which the end of its data has to come, whose stream is not that of its answer.
+    let silence = Duration::from_secs(2);
     let bridge =
         Bridge::with(BridgeConfig { end_of_output_timeout: silence, ..BridgeConfig::default() }).await;
     let job = bridge.job("job", &harness.environment(), 1);

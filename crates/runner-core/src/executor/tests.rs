@@ -24,7 +24,7 @@ use crate::ports::memory::SpillingStorage;
 use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = Duration::from_secs(60);
 
 type Work = dyn Fn(&str, RemoteBundle) -> Result<BundleResult, Fault> + Send + Sync;
 

@@ -2,7 +2,6 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::{Body, to_bytes};
@@ -11,6 +10,8 @@ use axum::response::Response;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+
+use super::support::PATIENCE;
 
 /// What is answered to one request.
 #[derive(Clone)]
@@ -122,7 +123,7 @@ impl ScriptedFlink {
                 news.await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), waiting).await.expect("no such request came")
+        tokio::time::timeout(PATIENCE, waiting).await.expect("no such request came")
     }
 }
 

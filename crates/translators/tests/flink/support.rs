@@ -21,14 +21,23 @@ use runner_core::fault::Fault;
 use runner_core::options::PipelineOptions;
 use runner_core::ports::ArtifactSource;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 use translators::flink::{FlinkConfig, FlinkRunner, Patience};
 use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 /// No test waits longer for anything.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub const JOB_ID: &str = "wordcount-1";
+
+/// An address where nobody listens, nor can anybody begin to as long as the socket is there.
+pub fn deaf_address() -> (TcpSocket, String) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap().to_string();
+    (socket, address)
+}
 
 /// A backend with a runner jar for Flink 1.19.
 pub struct Backend {
