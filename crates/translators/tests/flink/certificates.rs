@@ -13,10 +13,13 @@ use rcgen::{
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::server::WebPkiClientVerifier;
-use tokio_rustls::rustls::{RootCertStore, ServerConfig, SupportedProtocolVersion, version};
+use tokio_rustls::rustls::{
+    RootCertStore, ServerConfig, SupportedCipherSuite, SupportedProtocolVersion, version,
+};
 use tokio_rustls::server::TlsStream;
 
 use super::scripted_flink::ScriptedFlink;
@@ -89,11 +92,13 @@ pub struct Tls<'a> {
     /// By whom clients' certificates are to be signed; `None`: none are wanted.
     pub clients: Option<&'a Authority>,
     pub version: &'static SupportedProtocolVersion,
+    /// `None`: all.
+    pub cipher_suites: Option<Vec<SupportedCipherSuite>>,
 }
 
 impl Tls<'_> {
     pub fn showing(shows: Certified) -> Self {
-        Self { shows, clients: None, version: &version::TLS13 }
+        Self { shows, clients: None, version: &version::TLS13, cipher_suites: None }
     }
 
     /// A cluster on such a port of `localhost`, behind a path.
@@ -101,7 +106,12 @@ impl Tls<'_> {
         let certificates =
             CertificateDer::pem_slice_iter(self.shows.certificate.as_bytes()).map(Result::unwrap).collect();
         let key = PrivateKeyDer::from_pem_slice(self.shows.key.as_bytes()).unwrap();
-        let builder = ServerConfig::builder_with_protocol_versions(&[self.version]);
+        let mut provider = ring::default_provider();
+        if let Some(cipher_suites) = self.cipher_suites {
+            provider.cipher_suites = cipher_suites;
+        }
+        let builder = ServerConfig::builder_with_provider(Arc::new(provider));
+        let builder = builder.with_protocol_versions(&[self.version]).unwrap();
         let builder = match self.clients {
             None => builder.with_no_client_auth(),
             Some(authority) => {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use runner_core::backend::Outcome;
 use runner_core::fault::Blame;
 use tempfile::TempDir;
+use tokio_rustls::rustls::crypto::ring::cipher_suite;
 use tokio_rustls::rustls::version;
 use translators::flink::{AccessError, ClientIdentity, ClusterAccess, FlinkConfig, FlinkError, FlinkRunner};
 use zip::ZipArchive;
@@ -108,8 +109,9 @@ async fn clusters_may_want_a_certificate_too() {
     let ca_file = file(&folder, "ca.pem", &authority.pem());
     // Flink's own default is 1.2.
     for version in [&version::TLS12, &version::TLS13] {
-        let tls = Tls { shows: authority.server("localhost"), clients: Some(&authority), version };
-        let flink = tls.flink("").await;
+        let tls =
+            || Tls { clients: Some(&authority), version, ..Tls::showing(authority.server("localhost")) };
+        let flink = tls().flink("").await;
         let showing = |identity| ClusterAccess { client_identity: identity, ..trusting(&ca_file) };
         let told = why(&server(&flink, showing(None))).await;
         has(&told, &["it wants a client certificate", "--flink-client-certificate and --flink-client-key"]);
@@ -121,8 +123,7 @@ async fn clusters_may_want_a_certificate_too() {
         runs(&server(&flink, showing(Some(ours.clone())))).await;
 
         // It is for the server's own cluster: no job can have it shown to another.
-        let other =
-            Tls { shows: authority.server("localhost"), clients: Some(&authority), version }.flink("").await;
+        let other = tls().flink("").await;
         let backend = server(&flink, showing(Some(ours)));
         let job = backend.run(bounded(), options(&[("flink_master", &other.address)])).await;
         let told = job.failure().await.message;
@@ -172,6 +173,22 @@ async fn a_port_that_speaks_otherwise_is_told() {
     let tls = Tls::showing(authority.server("localhost")).flink("").await;
     has(&why(&at(tls.address.replace("https://", ""))).await, &["if the port speaks TLS, give https://"]);
     assert!(plain.all_seen().is_empty() && tls.all_seen().is_empty());
+}
+
+/// As Flink does by default, whose cipher suite is unsafe.
+#[tokio::test]
+async fn a_port_that_speaks_no_tls_of_ours_is_told() {
+    let (folder, authority) = (TempDir::new().unwrap(), Authority::new("ours"));
+    let ca_file = file(&folder, "ca.pem", &authority.pem());
+    // Of no use to a server whose key is none of RSA.
+    let cipher_suites = Some(vec![cipher_suite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]);
+    let tls = Tls { version: &version::TLS12, cipher_suites, ..Tls::showing(authority.server("localhost")) };
+    let flink = tls.flink("").await;
+    let told = why(&server(&flink, trusting(&ca_file))).await;
+    has(
+        &told,
+        &["no cipher suite that both sides know", "security.ssl.algorithms: TLS_ECDHE_RSA_WITH_AES_128"],
+    );
 }
 
 #[test]

@@ -13,6 +13,9 @@ use crate::flink::error::{FlinkError, chain};
 
 /// Bytes of an error that are shown.
 const LONGEST_REASON: usize = 16 << 10;
+/// What Flink's documentation recommends in place of its default, `TLS_RSA_WITH_AES_128_CBC_SHA`.
+const CIPHERS: &str =
+    "security.ssl.algorithms: TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384";
 const SECONDS_PER_DAY: u64 = 24 * 60 * 60;
 
 /// Why there was no answer.
@@ -70,9 +73,15 @@ fn tls_error(door: &Door, error: &rustls::Error) -> String {
             | AlertDescription::DecryptError
             | AlertDescription::AccessDenied,
         ) => format!("{} ({error})", door.what_certificate_it_shows()),
-        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => {
-            format!("no TLS that both know, or {} ({error})", door.what_certificate_it_shows())
-        }
+        rustls::Error::AlertReceived(
+            AlertDescription::HandshakeFailure
+            | AlertDescription::InsufficientSecurity
+            | AlertDescription::ProtocolVersion,
+        ) => format!(
+            "no cipher suite that both sides know; what Flink speaks by default has no forward secrecy, and is not spoken here: set {CIPHERS} \
+             in its configuration. Or {} ({error})",
+            door.what_certificate_it_shows()
+        ),
         rustls::Error::InvalidMessage(_) => {
             format!("the port does not speak TLS: give http://… (see --flink-master; {error})")
         }
