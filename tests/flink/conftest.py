@@ -28,11 +28,11 @@ RUNNER_JAR = HOME / 'runner.jar'
 
 @pytest.fixture(scope='session')
 def new_cluster(tmp_path_factory):
-  """new_cluster(taskmanagers, config): a cluster of one's own, stopped at the end of all tests if not before."""
+  """new_cluster(taskmanagers, config, tls): a cluster of one's own, stopped at the end of all tests if not before."""
   clusters = []
 
-  def start(taskmanagers, config=None):
-    cluster = FlinkCluster(HOME / 'flink', tmp_path_factory.mktemp('flink'), config=config)
+  def start(taskmanagers, config=None, tls=None):
+    cluster = FlinkCluster(HOME / 'flink', tmp_path_factory.mktemp('flink'), config=config, tls=tls)
     clusters.append(cluster)
     return cluster.start(taskmanagers)
 

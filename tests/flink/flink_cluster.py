@@ -77,16 +77,17 @@ def job_server_command(runner_jar, master, port, artifacts, java='java', jvm=())
 
 class FlinkCluster:
   """`home` is a Flink distribution, `folder` an empty folder for everything that the cluster writes; `config` holds
-  settings of Flink that are to be other than in CONFIG, `slots` are those of each TaskManager, and `jvm` further
-  arguments of each JVM."""
-  def __init__(self, home, folder, java='java', slots=SLOTS, config=None, jvm=()):
+  settings of Flink that are to be other than in CONFIG, `slots` are those of each TaskManager, `jvm` further arguments
+  of each JVM, and `tls` is the ssl.SSLContext with which the REST endpoint is asked if its port speaks TLS."""
+  def __init__(self, home, folder, java='java', slots=SLOTS, config=None, jvm=(), tls=None):
     self.home = pathlib.Path(home).resolve()
     self.folder = pathlib.Path(folder).resolve()
     self.java = java
     self.slots = slots
     self.jvm = list(jvm)
     self.rest_port = free_port()
-    self.master = '127.0.0.1:%d' % self.rest_port
+    self.tls = tls
+    self.master = '%s127.0.0.1:%d' % ('https://' if tls else '', self.rest_port)
     self.jobmanager = None
     self.taskmanagers = []
     for name in ('conf', 'tmp', 'upload', 'savepoints', 'checkpoints'):
@@ -151,17 +152,22 @@ class FlinkCluster:
     return process
 
   def get(self, path):
-    with urllib.request.urlopen('http://%s/v1%s' % (self.master, path), timeout=10) as answer:
+    with self._ask(urllib.request.Request(self._url(path))) as answer:
       return json.load(answer)
+
+  def _url(self, path):
+    return '%s%s/v1%s' % ('' if self.tls else 'http://', self.master, path)
+
+  def _ask(self, request):
+    return urllib.request.urlopen(request, timeout=10, context=self.tls)
 
   def cancel_all(self):
     """Asks each job that has not ended to do so."""
     for job in self.get('/jobs/overview')['jobs']:
       if job['state'] not in ENDED:
-        request = urllib.request.Request(
-            'http://%s/v1/jobs/%s?mode=cancel' % (self.master, job['jid']), method='PATCH')
+        request = urllib.request.Request(self._url('/jobs/%s?mode=cancel' % job['jid']), method='PATCH')
         try:
-          urllib.request.urlopen(request, timeout=10).close()
+          self._ask(request).close()
         except urllib.error.HTTPError:
           pass  # it has ended just now
 

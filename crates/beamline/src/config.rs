@@ -4,11 +4,14 @@
 //! understood; flags of theirs that have no meaning here are accepted with a warning, so that scripts
 //! written for either start unchanged.
 
+mod flink_access;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use flink_access::FlinkAccessFlags;
 use fn_harness_bridge::{Containers, Pull};
 use translators::EnvironmentOverride;
 use translators::flink::MAVEN_CENTRAL;
@@ -86,10 +89,12 @@ pub(crate) struct ServeConfig {
     /// What runs the jobs that do not choose by --backend
     #[arg(long, value_enum, default_value_t = Backend::Native, env = "BEAMLINE_BACKEND")]
     pub(crate) backend: Backend,
-    /// HOST:PORT of the REST endpoint of the Flink cluster for jobs on Flink that name none by --flink_master. With this or
-    /// one of the next two, jobs can choose Flink
+    /// HOST:PORT, or the URL, of the REST endpoint of the Flink cluster for jobs on Flink that name none by --flink_master.
+    /// With this or another of the next flags, jobs can choose Flink
     #[arg(long, env = "BEAMLINE_FLINK_MASTER")]
     flink_master: Option<String>,
+    #[command(flatten)]
+    pub(crate) flink_access: FlinkAccessFlags,
     /// Beam's Flink job server jar for the cluster's version of Flink; several for clusters of several versions. Others are
     /// looked for in --flink-jar-dir, and downloaded
     #[arg(long, env = "BEAMLINE_FLINK_RUNNER_JAR", value_delimiter = ',')]
@@ -304,6 +309,7 @@ impl ServeConfig {
     pub(crate) fn has_flink(&self) -> bool {
         self.backend == Backend::Flink
             || self.flink_master().is_some()
+            || self.flink_access.is_given()
             || self.flink_jar_dir.is_some()
             || !self.flink_runner_jar.is_empty()
     }

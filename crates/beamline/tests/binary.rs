@@ -163,6 +163,10 @@ fn what_flink_can_never_run_with_is_told_at_the_start() {
     for (arguments, words) in [
         (&["--backend", "flink", "--maven-repository", "ftp://x"][..], "no base URL of a Maven repository"),
         (&["--flink-master", "x:1", "--flink-runner-version", "../x"], "is no version of Beam's"),
+        (&["--flink-master", "https://x:y"], "\"https://x:y\" is no address"),
+        (&["--flink-authorization-file", no_jar], "--flink-master names none"),
+        (&["--flink-ca-file", no_jar], "it has no certificate in PEM"),
+        (&["--flink-master", "https://x", "--flink-ca-file", "/nowhere.pem"], "(see --flink-ca-file)"),
         (&["--flink-runner-jar", no_jar], "no.jar is no Flink runner jar"),
         (&["--flink-runner-jar", "/nowhere.jar"], "/nowhere.jar cannot be read"),
     ] {

@@ -54,6 +54,23 @@ fn flink() {
 }
 
 #[test]
+fn access_to_flink() {
+    let line = "--flink_master=https://gateway/flink --flink-ca-file ca.pem --flink_client_certificate c.pem --flink-client-key k.pem \
+                --flink-authorization-file token";
+    let access = serve(line).flink_access.access();
+    let identity = access.client_identity.unwrap();
+    assert_eq!((identity.certificate, identity.key), (PathBuf::from("c.pem"), PathBuf::from("k.pem")));
+    assert_eq!(access.ca_file, Some(PathBuf::from("ca.pem")));
+    assert_eq!(access.authorization_file, Some(PathBuf::from("token")));
+    assert!(serve("--flink-authorization-file token").has_flink());
+    for half in ["--flink-client-certificate=c.pem", "--flink-client-key=k.pem"] {
+        let words = ["beamline", "serve", half].into_iter().map(OsString::from);
+        let told = Cli::try_parse_from(normalise(words)).unwrap_err().to_string();
+        assert!(told.contains("--flink-client-certificate") && told.contains("--flink-client-key"), "{told}");
+    }
+}
+
+#[test]
 fn submit() {
     let words = "beamline submit --detached --backend=flink --flink_master f:1 -- python x.py --my_option -x";
     let cli = Cli::try_parse_from(normalise(words.split_whitespace().map(OsString::from))).unwrap();

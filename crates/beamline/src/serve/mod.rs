@@ -169,6 +169,7 @@ fn choose(
     }
     let flink = Arc::new(FlinkRunner::new(FlinkConfig {
         master: config.flink_master().map(str::to_owned),
+        access: config.flink_access.access(),
         runner_jars: config.flink_runner_jar.clone(),
         downloads: Some(Downloads {
             folder: config.flink_jar_dir(),

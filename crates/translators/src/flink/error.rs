@@ -5,15 +5,21 @@ use std::path::PathBuf;
 use runner_core::fault::Fault;
 
 use super::causes;
+use super::rest::AccessError;
 use super::runner_jars::DownloadError;
 
 #[derive(Debug, thiserror::Error)]
 pub enum FlinkError {
     #[error(
-        "{given:?} is no address of a Flink cluster: give HOST:PORT of its REST endpoint, \
-         e.g. flink-jobmanager:8081{more}"
+        "{given:?} is no address of a Flink cluster: give HOST:PORT of its REST endpoint, e.g. flink-jobmanager:8081, or a URL, e.g. \
+         https://gateway/flink{more}"
     )]
     Address { given: String, more: &'static str },
+    #[error(transparent)]
+    Access(#[from] AccessError),
+    /// Whatever is there is not to be talked to so: it is not trusted, or does not trust, or talks otherwise.
+    #[error("Flink at {master} is not reached: {reason}")]
+    NotReached { master: String, reason: String },
     /// No whole answer: the cluster is away, or too slow.
     #[error("Flink at {master} does not answer {request}: {reason}")]
     Unreachable { master: String, request: String, reason: String },
@@ -47,10 +53,12 @@ impl FlinkError {
     /// Whether the same request may succeed a little later.
     pub(super) fn is_passing(&self) -> bool {
         match self {
-            FlinkError::Unreachable { .. } => true,
+            // Files were in order when the server started: somebody replaces them.
+            FlinkError::Unreachable { .. } | FlinkError::Access(_) => true,
             // No leader yet, or one behind a proxy that has none.
             FlinkError::Refused { status, .. } => matches!(status, 502..=504),
             FlinkError::Address { .. }
+            | FlinkError::NotReached { .. }
             | FlinkError::NotUnderstood { .. }
             | FlinkError::RunnerJarUnreadable { .. }
             | FlinkError::NotARunnerJar { .. }
@@ -98,6 +106,8 @@ impl FlinkError {
             FlinkError::Artifact(fault) => fault,
             FlinkError::Jar(_) | FlinkError::Json(_) => Fault::runner(self.to_string()),
             FlinkError::Address { .. }
+            | FlinkError::Access(_)
+            | FlinkError::NotReached { .. }
             | FlinkError::Unreachable { .. }
             | FlinkError::Refused { .. }
             | FlinkError::NotUnderstood { .. }

@@ -35,6 +35,7 @@ use jar::RunnerJar;
 pub use job::flink_job_id;
 use options::FlinkSettings;
 use rest::Master;
+pub use rest::{AccessError, ClientIdentity, ClusterAccess};
 pub use runner_jars::{DownloadError, Downloads, MAVEN_CENTRAL};
 
 /// Has Flink clusters run jobs.
@@ -45,8 +46,9 @@ pub struct FlinkRunner {
 /// What the server was told.
 #[derive(Clone, Debug, Default)]
 pub struct FlinkConfig {
-    /// HOST:PORT of the REST endpoint of the cluster for jobs that do not name one.
+    /// HOST:PORT, or the URL, of the REST endpoint of the cluster for jobs that do not name one.
     pub master: Option<String>,
+    pub access: ClusterAccess,
     /// Beam's runner jars, each for a version of Flink. One that does not say its version is for all.
     pub runner_jars: Vec<PathBuf>,
     /// How those are had that were not given; `None`: not at all.
@@ -56,6 +58,13 @@ pub struct FlinkConfig {
     pub patience: Patience,
     /// For jobs that do not say.
     pub jobs: JobsOnFlink,
+}
+
+impl FlinkConfig {
+    /// The server's own cluster.
+    fn own_master(&self) -> Result<Option<Master>, FlinkError> {
+        self.master.as_deref().map(Master::parse).transpose()
+    }
 }
 
 /// Who has a job that runs in the cluster.
@@ -91,11 +100,9 @@ impl Default for Patience {
 
 impl FlinkRunner {
     /// # Errors
-    /// The address is none, a jar is no runner jar, or none could ever be downloaded.
+    /// The address is none, a file for access to it is of no use, a jar is no runner jar, or none could ever be downloaded.
     pub fn new(config: FlinkConfig) -> Result<Self, FlinkError> {
-        if let Some(master) = &config.master {
-            Master::parse(master)?;
-        }
+        config.access.check(config.own_master()?.as_ref())?;
         if let Some(downloads) = &config.downloads {
             downloads.check()?;
         }

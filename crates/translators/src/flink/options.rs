@@ -28,7 +28,7 @@ pub(super) fn describe() -> Vec<PipelineOption> {
         option(
             FLINK_MASTER,
             OptionKind::String,
-            "HOST:PORT of the REST endpoint of the Flink cluster. Not given: the server's own.",
+            "HOST:PORT, or the URL, of the REST endpoint of the Flink cluster. Not given: the server's own.",
             "[auto]",
         ),
         option(
@@ -127,7 +127,7 @@ impl FlinkSettings {
         let given = options.string(FLINK_MASTER).filter(|given| !NO_MASTER.contains(given));
         let Some(master) = given.or(config.master.as_deref()) else {
             return Err(format!(
-                "no Flink cluster is named: give --{FLINK_MASTER}=HOST:PORT, or start the server with --flink-master"
+                "no Flink cluster is named: give --{FLINK_MASTER}=HOST:PORT or a URL, or start the server with --flink-master"
             ));
         };
         for name in WHOLE_NUMBERS {

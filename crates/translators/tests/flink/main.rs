@@ -6,10 +6,13 @@
     reason = "a test may stop at the first surprise"
 )]
 
+mod authorization;
+mod certificates;
 mod downloads;
 mod refusals;
 mod resuming;
 mod scripted_flink;
 mod submitting;
 mod support;
+mod tls;
 mod watching;

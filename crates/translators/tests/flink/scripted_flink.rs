@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex};
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
+use axum::http::header::{AUTHORIZATION, LOCATION};
 use axum::response::Response;
+use axum::serve::Listener;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -19,6 +21,8 @@ pub enum Answer {
     Json(u16, Value),
     /// To [`RUN`]: started under the id that was asked for.
     Started,
+    /// Asks to go there.
+    Elsewhere(String),
     /// Does what was asked for, so to say, and never answers.
     Silence,
 }
@@ -39,6 +43,7 @@ pub struct Seen {
     /// With the ids.
     pub path: String,
     pub body: Vec<u8>,
+    pub authorization: Option<String>,
 }
 
 #[derive(Default)]
@@ -51,6 +56,8 @@ struct Script {
 #[derive(Clone)]
 pub struct ScriptedFlink {
     pub address: String,
+    /// What stands before the paths of the API.
+    prefix: &'static str,
     script: Arc<Mutex<Script>>,
     news: Arc<Notify>,
 }
@@ -81,7 +88,16 @@ impl ScriptedFlink {
     pub async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let flink = Self { address, script: Arc::default(), news: Arc::default() };
+        Self::start_on(listener, address, "")
+    }
+
+    /// One that is reached under this address.
+    pub fn start_on(
+        listener: impl Listener<Addr: std::fmt::Debug>,
+        address: String,
+        prefix: &'static str,
+    ) -> Self {
+        let flink = Self { address, prefix, script: Arc::default(), news: Arc::default() };
         let uploaded = "/tmp/flink-web/flink-web-upload/0123-4567-89ab_beamline.jar";
         flink.answer(CONFIG, [ok(json!({ "flink-version": "1.19.3", "features": {} }))]);
         flink.answer(UPLOAD, [ok(json!({ "filename": uploaded, "status": "success" }))]);
@@ -108,6 +124,10 @@ impl ScriptedFlink {
         self.script.lock().unwrap().answers.insert(what.to_owned(), answers);
     }
 
+    pub fn all_seen(&self) -> Vec<Seen> {
+        self.script.lock().unwrap().seen.clone()
+    }
+
     pub fn seen(&self, what: &str) -> Vec<Seen> {
         self.script.lock().unwrap().seen.iter().filter(|seen| seen.what == what).cloned().collect()
     }
@@ -129,13 +149,18 @@ impl ScriptedFlink {
 
 async fn serve(State(flink): State<ScriptedFlink>, request: Request) -> Response {
     let path = request.uri().to_string();
-    let path = path.strip_prefix("/v1").expect("a version in the path").to_owned();
+    let path = path
+        .strip_prefix(flink.prefix)
+        .and_then(|path| path.strip_prefix("/v1"))
+        .expect("a version in the path")
+        .to_owned();
     let what = format!("{} {}", request.method(), nameless(&path));
+    let authorization = request.headers().get(AUTHORIZATION).map(|value| value.to_str().unwrap().to_owned());
     let body = to_bytes(request.into_body(), usize::MAX).await.unwrap_or_default().to_vec();
     let asked: Value = serde_json::from_slice(&body).unwrap_or_default();
     let answer = {
         let mut script = flink.script.lock().unwrap();
-        script.seen.push(Seen { what: what.clone(), path, body });
+        script.seen.push(Seen { what: what.clone(), path, body, authorization });
         let answers = script.answers.entry(what.clone()).or_default();
         if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
     };
@@ -143,6 +168,9 @@ async fn serve(State(flink): State<ScriptedFlink>, request: Request) -> Response
     match answer.unwrap_or_else(|| refused(404, &format!("no answer to {what}"))) {
         Answer::Json(status, value) => {
             Response::builder().status(status).body(Body::from(value.to_string())).unwrap()
+        }
+        Answer::Elsewhere(to) => {
+            Response::builder().status(302).header(LOCATION, to).body(Body::empty()).unwrap()
         }
         Answer::Started => Response::new(Body::from(json!({ "jobid": asked["jobId"] }).to_string())),
         Answer::Silence => std::future::pending().await,

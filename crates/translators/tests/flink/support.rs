@@ -63,14 +63,14 @@ impl Backend {
     }
 
     pub fn with_patience(patience: Patience) -> Self {
+        Self::with(FlinkConfig { patience, ..FlinkConfig::default() })
+    }
+
+    /// One of a server that was told this, but for jar and folder.
+    pub fn with(config: FlinkConfig) -> Self {
         let folder = TempDir::new().unwrap();
         let runner_jars = vec![write_runner_jar(&folder, "1.19.0")];
-        let config = FlinkConfig {
-            runner_jars,
-            temp_dir: folder.path().to_owned(),
-            patience,
-            ..FlinkConfig::default()
-        };
+        let config = FlinkConfig { runner_jars, temp_dir: folder.path().to_owned(), ..config };
         Self { runner: FlinkRunner::new(config).unwrap(), folder }
     }
 

@@ -18,7 +18,6 @@ use runner_core::backend::{
 };
 use runner_core::fault::Fault;
 use runner_core::graph::QueryablePipeline;
-use runner_core::options::PipelineOptions;
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
@@ -113,7 +112,8 @@ impl Context {
 /// Starts the job in a task of its own.
 pub(super) fn start(config: Arc<FlinkConfig>, invocation: JobInvocation) -> Arc<dyn PipelineResult> {
     let JobInvocation { job_id, pipeline, options, listener, .. } = &invocation;
-    let beginning = Beginning::new(job_id, pipeline, options, listener, &config);
+    let settings = FlinkSettings::read(options, &config);
+    let beginning = Beginning::new(job_id, pipeline, settings, listener, &config);
     beginning.spawn(|context, wished| async move { run(&context, &config, invocation, wished).await })
 }
 
@@ -123,8 +123,10 @@ pub(super) fn resume(config: &FlinkConfig, job: ResumedJob) -> Arc<dyn PipelineR
     let note = note.as_deref().map(Note::read);
     // The server's own cluster may be another one by now.
     let master = note.as_ref().and_then(|note| note.as_ref().ok()).map(|note| note.master.clone());
-    let config = FlinkConfig { master: master.or_else(|| config.master.clone()), ..config.clone() };
-    let beginning = Beginning::new(&job_id, &pipeline, &options, &listener, &config);
+    let noted = FlinkConfig { master: master.or_else(|| config.master.clone()), ..config.clone() };
+    let settings = FlinkSettings::read(&options, &noted);
+    // What is shown to the server's own cluster is not for that of the note.
+    let beginning = Beginning::new(&job_id, &pipeline, settings, &listener, config);
     beginning.spawn(|context, wished| async move { resumption::resume(&context, note, wished).await })
 }
 
@@ -140,7 +142,7 @@ impl Beginning {
     fn new(
         job_id: &str,
         pipeline: &Pipeline,
-        options: &PipelineOptions,
+        settings: Result<FlinkSettings, String>,
         listener: &Arc<dyn JobListener>,
         config: &FlinkConfig,
     ) -> Self {
@@ -148,13 +150,13 @@ impl Beginning {
         let (wish, wished) = watch::channel(Wish::GoOn);
         let (ended, outcome) = watch::channel(None);
         let (submitting, submitted) = watch::channel(false);
-        let settings = FlinkSettings::read(options, config);
+        let own = config.own_master().map_err(|error| error.to_string());
         let can_drain = settings.as_ref().is_ok_and(|settings| {
             QueryablePipeline::new(pipeline)
                 .is_ok_and(|pipeline| supported::is_streaming(&pipeline, settings))
         });
-        let context = settings.map(|settings| Context {
-            rest: FlinkRest::new(settings.master.clone()),
+        let context = settings.and_then(|settings| Ok((settings, own?))).map(|(settings, own)| Context {
+            rest: FlinkRest::new(settings.master.clone(), &config.access, own.as_ref()),
             settings,
             patience: config.patience.clone(),
             listener: Arc::clone(listener),

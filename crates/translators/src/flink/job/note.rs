@@ -9,7 +9,7 @@ use super::Context;
 
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Note {
-    /// HOST:PORT of the cluster.
+    /// The cluster's address.
     pub(super) master: String,
     pub(super) progress: Progress,
 }

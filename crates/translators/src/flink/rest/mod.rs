@@ -3,21 +3,25 @@
 //! Requests have a bound each and are not repeated here: whoever asks knows how long an absent cluster may
 //! be waited for.
 
+mod door;
+mod master;
 mod messages;
 mod transport;
 mod upload;
+mod wrong;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::Method;
+use reqwest::Method;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+pub use door::{AccessError, ClientIdentity, ClusterAccess};
+pub(super) use master::Master;
 pub(super) use messages::{
     Accumulators, ClusterConfig, FlinkJobState, JobDetails, JobExceptions, Overview, RunRequest, StopProgress,
 };
-pub(super) use transport::Master;
 use transport::{Body, Transport};
 
 use super::error::FlinkError;
@@ -41,11 +45,12 @@ pub(super) struct FlinkRest {
 }
 
 impl FlinkRest {
-    pub(super) fn new(master: Master) -> Self {
-        Self { transport: Arc::new(Transport::new(master)) }
+    /// What is given for access to the server's own cluster, `own`, is for that one alone.
+    pub(super) fn new(master: Master, access: &ClusterAccess, own: Option<&Master>) -> Self {
+        Self { transport: Arc::new(Transport::new(master, access, own)) }
     }
 
-    /// HOST:PORT, for messages.
+    /// The cluster's address, for messages.
     pub(super) fn master(&self) -> &str {
         self.transport.master()
     }

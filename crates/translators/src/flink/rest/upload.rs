@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use http_body_util::{BodyExt, StreamBody};
+use http_body_util::StreamBody;
 use hyper::body::Frame;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -42,7 +42,7 @@ pub(super) fn multipart(jar: Arc<PortableJar>, file_name: &str) -> Upload {
         let form = head.as_bytes().chain(jar.reader()).chain(tail.as_bytes());
         feed(form, &sender, &runtime);
     });
-    let body = StreamBody::new(ReceiverStream::new(chunks)).boxed_unsync();
+    let body = reqwest::Body::wrap(StreamBody::new(ReceiverStream::new(chunks)));
     let content_type = format!("multipart/form-data; boundary={boundary}");
     Upload { body: Body::Stream { content_type, length, body }, length }
 }
