@@ -11,8 +11,8 @@ from apache_beam.portability.api import beam_job_api_pb2 as jobs
 import harness
 import wire
 
-# For the message stream to end after that of states, which takes milliseconds.
-STREAM_SECONDS = 30
+# How long the client waits for the message stream to end after that of states, which takes milliseconds.
+STREAM_SECONDS = 10
 OURS = {
     'bundle_size': jobs.PipelineOptionType.STRING,
     'sdk_workers': jobs.PipelineOptionType.INTEGER,
