@@ -295,7 +295,10 @@ def test_a_jar_of_another_flink_is_told(cluster, tmp_path):
   with zipfile.ZipFile(other, 'w') as jar:
     jar.writestr('org/apache/beam/runners/flink/FlinkPipelineRunner.class', b'')
     jar.writestr('.flink-runtime.version.properties', 'project.version=1.18.1\n')
-  arguments = ['--backend', 'flink', '--flink-master', cluster.master, '--flink-runner-jar', str(other)]
+  arguments = [
+      '--backend', 'flink', '--flink-master', cluster.master, '--flink-runner-jar', str(other),
+      '--flink-jar-dir', str(tmp_path), '--maven-repository='
+  ]
   with BeamlineServer(BINARY, arguments) as server:
     with wire.job_service(server.endpoint) as stub:
       job_id = wire.submit(stub, wire.impulse_proto())

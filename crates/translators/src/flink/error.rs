@@ -34,9 +34,9 @@ pub enum FlinkError {
     NotARunnerJar { path: PathBuf, reason: String },
     #[error(
         "the cluster at {master} runs Flink {version}, and no runner jar for it was given, only {given}: start the \
-         server with --flink-runner-jar, and Beam's Flink {version} job server jar"
+         server with --flink-runner-jar, and Beam's Flink {version} job server jar{otherwise}"
     )]
-    NoRunnerJar { master: String, version: String, given: String },
+    NoRunnerJar { master: String, version: String, given: String, otherwise: String },
     #[error(transparent)]
     Download(#[from] DownloadError),
     #[error("Flink at {master} started the job under an id of its own, {started}, and was told to end it")]

@@ -100,7 +100,17 @@ impl Setting {
 }
 
 fn runner(folder: &TempDir, repository: Option<String>, version: Option<&str>) -> FlinkRunner {
+    runner_with_jars(folder, repository, version, Vec::new())
+}
+
+fn runner_with_jars(
+    folder: &TempDir,
+    repository: Option<String>,
+    version: Option<&str>,
+    runner_jars: Vec<PathBuf>,
+) -> FlinkRunner {
     FlinkRunner::new(FlinkConfig {
+        runner_jars,
         downloads: Some(Downloads {
             folder: folder.path().join("jars"),
             repository,
@@ -279,6 +289,19 @@ async fn what_is_in_the_folder_is_used_without_a_repository() {
     }
     assert!(matches!(backend.run(bounded(), given).await.end().await, Outcome::Done));
     assert_eq!(setting.ranges().len(), 0);
+}
+
+#[tokio::test]
+async fn a_given_jar_that_does_not_fit_is_told_with_why_there_is_no_other() {
+    let setting = Setting::new().await;
+    let given = write_runner_jar(&setting.folder, "1.18.1");
+    let runner = runner_with_jars(&setting.folder, None, None, vec![given]);
+    let backend = Backend { runner, folder: TempDir::new().unwrap() };
+    let job = backend.run(bounded(), options(&[("flink_master", &setting.flink.address)])).await;
+    let fault = job.failure().await;
+    for words in ["runs Flink 1.19", "runner-1.18.1.jar (Flink 1.18.1)", "downloads are off"] {
+        assert!(fault.message.contains(words), "{fault}");
+    }
 }
 
 #[tokio::test]

@@ -59,11 +59,21 @@ pub(super) async fn find(
     if let Some(jar) = jars.into_iter().find(|jar| jar.fits(cluster_version)) {
         return Ok(Arc::new(jar));
     }
-    let Some(downloads) = &config.downloads else {
-        let (master, version) = (master.to_owned(), cluster_version.to_owned());
-        return Err(FlinkError::NoRunnerJar { master, version, given });
+    let none = |given, otherwise| FlinkError::NoRunnerJar {
+        master: master.to_owned(),
+        version: cluster_version.to_owned(),
+        given,
+        otherwise,
     };
-    let path = had_or_downloaded(downloads, cluster_version, listener).await?;
+    let Some(downloads) = &config.downloads else {
+        return Err(none(given, String::new()));
+    };
+    let path = match had_or_downloaded(downloads, cluster_version, listener).await {
+        Err(FlinkError::Download(error)) if !given.is_empty() => {
+            return Err(none(given, format!(". Nor is one to be had otherwise: {error}")));
+        }
+        had => had?,
+    };
     let jar = open(vec![path]).await?.pop();
     jar.map(Arc::new).ok_or_else(|| FlinkError::Jar(std::io::Error::other("no jar was opened")))
 }
