@@ -26,7 +26,7 @@ SOME = [harness.CASES[name] for name in (
     'several_outputs', 'group_by_key', 'combine_per_key', 'side_multimap', 'text_in_and_out',
     'splittable', 'sessions', 'metrics', 'flatten_unlike_coders')]
 # What a job may take to tell that a worker does not work, all attempts included.
-SECONDS_TO_FAIL = 120
+SECONDS_TO_FAIL = 200
 MEETING_SECONDS = 60
 
 
