@@ -39,11 +39,12 @@ TEST_SECONDS = 90
 SUITE_SECONDS = 5400
 # What a test that is broken off leaves running keeps its slot until the suite has ended.
 SLOTS = 16
-# Classes of each job, some 30 MB, are loaded anew in the TaskManager; many are never unloaded, with their network buffers.
-# One TaskManager is for one suite, through one of the ways. What is here is no more than allowed.
+# Of each job a TaskManager keeps classes, some 30 MB, network buffers and as much heap, so that one TaskManager is for one
+# suite through one of the ways. What is here is no more than allowed.
 CONFIG = {
-    'taskmanager.memory.process.size': '16g', 'taskmanager.memory.jvm-metaspace.size': '7g',
-    'taskmanager.memory.task.off-heap.size': '6g', 'taskmanager.memory.managed.fraction': '0.1',
+    'taskmanager.memory.process.size': '20g', 'taskmanager.memory.jvm-metaspace.size': '6g',
+    'taskmanager.memory.task.off-heap.size': '4g', 'taskmanager.memory.managed.size': '256m',
+    'taskmanager.memory.network.max': '512m',
     # Seconds that the jar of a job that has ended, 150 MB, stays on the TaskManager's disk.
     'blob.service.cleanup.interval': '30'
 }
