@@ -44,10 +44,6 @@ impl FlinkAccessFlags {
 
     /// Whether there is one.
     pub(super) fn is_given(&self) -> bool {
-        let Self { flink_ca_file, flink_client_certificate, flink_client_key, flink_authorization_file } =
-            self;
-        [flink_ca_file, flink_client_certificate, flink_client_key, flink_authorization_file]
-            .iter()
-            .any(|flag| flag.is_some())
+        self.access() != ClusterAccess::default()
     }
 }

@@ -33,7 +33,7 @@ const IDLE: Duration = Duration::from_secs(30);
 /// have them sent to a cluster that it names.
 ///
 /// [`FlinkConfig::master`]: crate::flink::FlinkConfig::master
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct ClusterAccess {
     /// Certificates in PEM. If they are given, clusters behind https are trusted by them, and not by the system's.
     pub ca_file: Option<PathBuf>,
@@ -43,7 +43,7 @@ pub struct ClusterAccess {
 }
 
 /// For mutual TLS. Both in PEM.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ClientIdentity {
     /// The certificate, and those of CAs between it and the one that the cluster trusts.
     pub certificate: PathBuf,
