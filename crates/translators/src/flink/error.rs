@@ -43,6 +43,8 @@ pub enum FlinkError {
     OtherJob { master: String, started: String },
     #[error("the job's jar cannot be written: {0}")]
     Jar(#[from] std::io::Error),
+    #[error("a step on the job's way to Flink broke off, which is a defect of Beamline: {0}")]
+    Broken(#[from] tokio::task::JoinError),
     #[error("the pipeline cannot be written as JSON: {0}")]
     Json(String),
     #[error("{0}")]
@@ -66,6 +68,7 @@ impl FlinkError {
             | FlinkError::Download(_)
             | FlinkError::OtherJob { .. }
             | FlinkError::Jar(_)
+            | FlinkError::Broken(_)
             | FlinkError::Json(_)
             | FlinkError::Artifact(_) => false,
         }
@@ -104,7 +107,9 @@ impl FlinkError {
     pub(super) fn into_fault(self) -> Fault {
         match self {
             FlinkError::Artifact(fault) => fault,
-            FlinkError::Jar(_) | FlinkError::Json(_) => Fault::runner(self.to_string()),
+            FlinkError::Jar(_) | FlinkError::Broken(_) | FlinkError::Json(_) => {
+                Fault::runner(self.to_string())
+            }
             FlinkError::Address { .. }
             | FlinkError::Access(_)
             | FlinkError::NotReached { .. }

@@ -50,6 +50,8 @@ pub struct Seen {
 struct Script {
     /// The last answer of each stays.
     answers: HashMap<String, VecDeque<Answer>>,
+    /// Where the job's story is.
+    now: Option<Answer>,
     seen: Vec<Seen>,
 }
 
@@ -68,7 +70,13 @@ pub const UPLOAD: &str = "POST /jars/upload";
 pub const JARS: &str = "GET /jars";
 pub const RUN: &str = "POST /jars/:id/run";
 pub const DELETE: &str = "DELETE /jars/:id";
-pub const JOB: &str = "GET /jobs/:id";
+pub const SETTINGS: &str = "GET /jobmanager/config";
+/// Its answers are the job's story, each with all of the job at that moment. All that is shown of the job follows from
+/// the one that was given last.
+pub const JOB: &str = "GET /jobs/:id/status";
+pub const JOBS: &str = "GET /jobs/overview";
+/// With answers of its own it shows what was once.
+pub const DETAILS: &str = "GET /jobs/:id";
 pub const EXCEPTIONS: &str = "GET /jobs/:id/exceptions?maxExceptions=8";
 pub const ACCUMULATORS: &str = "GET /jobs/:id/accumulators";
 pub const CANCEL: &str = "PATCH /jobs/:id?mode=cancel";
@@ -100,6 +108,7 @@ impl ScriptedFlink {
         let flink = Self { address, prefix, script: Arc::default(), news: Arc::default() };
         let uploaded = "/tmp/flink-web/flink-web-upload/0123-4567-89ab_beamline.jar";
         flink.answer(CONFIG, [ok(json!({ "flink-version": "1.19.3", "features": {} }))]);
+        flink.answer(SETTINGS, [ok(json!([{ "key": "jobmanager.rpc.port", "value": "6123" }]))]);
         flink.answer(UPLOAD, [ok(json!({ "filename": uploaded, "status": "success" }))]);
         flink.answer(RUN, [Answer::Started]);
         flink.answer(DELETE, [ok(json!({}))]);
@@ -147,6 +156,47 @@ impl ScriptedFlink {
     }
 }
 
+impl Script {
+    fn answer(&mut self, what: &str) -> Option<Answer> {
+        match what {
+            JOB => {
+                self.now = self.next(JOB);
+                Some(seen_as(self.now.clone()?, |job| json!({ "status": job["state"] })))
+            }
+            JOBS => {
+                let asked = self.seen.iter().rfind(|seen| seen.what == JOB)?;
+                let id = asked.path.split('/').nth(2)?.to_owned();
+                Some(seen_as(self.now.clone()?, |job| json!({ "jobs": [overview_of(&id, job)] })))
+            }
+            DETAILS => self.next(DETAILS).or_else(|| self.now.clone()),
+            _ => self.next(what),
+        }
+    }
+
+    fn next(&mut self, what: &str) -> Option<Answer> {
+        let answers = self.answers.get_mut(what)?;
+        if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+    }
+}
+
+/// The same error, or this of the job.
+fn seen_as(answer: Answer, part: impl FnOnce(&Value) -> Value) -> Answer {
+    match answer {
+        Answer::Json(200, job) => ok(part(&job)),
+        other => other,
+    }
+}
+
+fn overview_of(id: &str, job: &Value) -> Value {
+    let mut tasks = serde_json::Map::new();
+    for vertex in job["vertices"].as_array().into_iter().flatten() {
+        for (state, number) in vertex["tasks"].as_object().into_iter().flatten() {
+            tasks.insert(state.to_lowercase(), number.clone());
+        }
+    }
+    json!({ "jid": id, "state": job["state"], "tasks": tasks })
+}
+
 async fn serve(State(flink): State<ScriptedFlink>, request: Request) -> Response {
     let path = request.uri().to_string();
     let path = path
@@ -161,8 +211,7 @@ async fn serve(State(flink): State<ScriptedFlink>, request: Request) -> Response
     let answer = {
         let mut script = flink.script.lock().unwrap();
         script.seen.push(Seen { what: what.clone(), path, body, authorization });
-        let answers = script.answers.entry(what.clone()).or_default();
-        if answers.len() > 1 { answers.pop_front() } else { answers.front().cloned() }
+        script.answer(&what)
     };
     flink.news.notify_waiters();
     match answer.unwrap_or_else(|| refused(404, &format!("no answer to {what}"))) {
@@ -183,7 +232,7 @@ fn nameless(path: &str) -> String {
     let mut id_next = false;
     for part in path.split('/') {
         let (name, query) = part.split_once('?').map_or((part, None), |(name, query)| (name, Some(query)));
-        let shown = if id_next && name != "upload" { ":id" } else { name };
+        let shown = if id_next && !matches!(name, "upload" | "overview") { ":id" } else { name };
         id_next = matches!(name, "jobs" | "jars" | "savepoints") && !id_next;
         parts.push(query.map_or(shown.to_owned(), |query| format!("{shown}?{query}")));
     }

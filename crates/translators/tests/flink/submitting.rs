@@ -86,10 +86,32 @@ async fn a_job_is_packed_uploaded_run_and_its_jar_removed() {
     assert!(id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
     assert_eq!(run_body.as_object().unwrap().len(), 2, "{run_body}");
     assert_eq!(flink.seen(DELETE).len(), 1);
-    assert_eq!(flink.seen(JOB)[0].path, format!("/jobs/{id}"));
+    assert_eq!(flink.seen(JOB)[0].path, format!("/jobs/{id}/status"));
     assert_eq!(*job.listener.running.lock().unwrap(), 1);
     // Nothing is left but the runner's own jar.
     assert_eq!(std::fs::read_dir(backend.folder.path()).unwrap().count(), 1);
+}
+
+/// The runner jar has Flink in it, which is of no use where Flink's classes come from the cluster.
+#[tokio::test]
+async fn what_the_cluster_has_itself_is_not_uploaded() {
+    let first =
+        |patterns: &str| json!({ "key": "classloader.parent-first-patterns.default", "value": patterns });
+    for (settings, packed) in [
+        (ok(json!([])), false),
+        (ok(json!([first("java.;org.apache.flink.;org.rocksdb.")])), false),
+        (ok(json!([first("java.;org.rocksdb.")])), true),
+        (refused(404, "Not found: /jobmanager/config"), true),
+    ] {
+        let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
+        flink.answer(SETTINGS, [settings]);
+        let job = backend.run(with_artifact(), options(&[("flink_master", &flink.address)])).await;
+        assert!(matches!(job.end().await, Outcome::Done));
+        let jar = uploaded(&flink.seen(UPLOAD)[0].body).to_vec();
+        let archive = ZipArchive::new(Cursor::new(jar)).unwrap();
+        assert_eq!(archive.index_for_name(CLASS_OF_FLINK).is_some(), packed);
+        assert!(archive.index_for_name("org/apache/beam/runners/flink/FlinkPipelineRunner.class").is_some());
+    }
 }
 
 #[tokio::test]

@@ -45,12 +45,16 @@ pub struct Backend {
     pub folder: TempDir,
 }
 
+/// In every runner jar.
+pub const CLASS_OF_FLINK: &str = "org/apache/flink/runtime/jobgraph/JobGraph.class";
+
 pub fn write_runner_jar(folder: &TempDir, flink_version: &str) -> PathBuf {
     let path = folder.path().join(format!("runner-{flink_version}.jar"));
     let mut writer = ZipWriter::new(std::fs::File::create(&path).unwrap());
     writer
         .start_file("org/apache/beam/runners/flink/FlinkPipelineRunner.class", SimpleFileOptions::default())
         .unwrap();
+    writer.start_file(CLASS_OF_FLINK, SimpleFileOptions::default()).unwrap();
     writer.start_file(".flink-runtime.version.properties", SimpleFileOptions::default()).unwrap();
     writeln!(writer, "project.version={flink_version}").unwrap();
     writer.finish().unwrap();

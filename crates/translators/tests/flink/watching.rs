@@ -37,6 +37,23 @@ async fn metrics_come_from_the_accumulator_and_are_committed_with_the_job() {
     assert_eq!(metrics.committed, metrics.attempted);
 }
 
+/// Flink shows a job as it was when somebody last looked; its metrics are read when it is shown as it ended.
+#[tokio::test]
+async fn metrics_are_those_of_the_end() {
+    let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
+    let old = job("RUNNING", "RUNNING");
+    flink.answer(DETAILS, [old.clone(), old, job("FINISHED", "FINISHED")]);
+    let job = run(&backend, &flink).await;
+    assert!(matches!(job.end().await, Outcome::Done));
+    let seen = flink.all_seen();
+    let when = |what: &str| {
+        seen.iter().enumerate().filter(|(_, seen)| seen.what == what).map(|(at, _)| at).collect::<Vec<_>>()
+    };
+    let (looks, readings) = (when(DETAILS), when(ACCUMULATORS));
+    assert_eq!((looks.len(), readings.len()), (3, 1));
+    assert!(readings[0] > looks[2], "{looks:?} {readings:?}");
+}
+
 #[tokio::test]
 async fn counts_of_a_job_that_was_restarted_are_attempts() {
     let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
@@ -201,7 +218,7 @@ async fn a_detached_job_is_done_as_soon_as_it_runs() {
     let detached = backend.run(bounded(), given).await;
     assert!(matches!(detached.end().await, Outcome::Done));
     let id = translators::flink::flink_job_id(JOB_ID);
-    assert!(flink.seen(JOB)[0].path.ends_with(&id));
+    assert!(flink.seen(JOB)[0].path.contains(&id));
     let told = format!("Flink job {id} runs at {}", flink.address);
     assert!(detached.listener.message_with(Importance::Basic, &told).is_some());
     assert!(flink.seen(CANCEL).is_empty() && flink.seen(DELETE).len() == 1);

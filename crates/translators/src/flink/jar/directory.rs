@@ -14,6 +14,8 @@ const END_64_LOCATOR: &[u8] = b"PK\x06\x07";
 const END_64_LOCATOR_LENGTH: usize = 20;
 const ENTRY: &[u8] = b"PK\x01\x02";
 const ENTRY_LENGTH: usize = 46;
+/// Where a line of the directory says where its entry begins, in 4 bytes.
+pub(super) const OFFSET_AT: usize = 42;
 const LOCAL: &[u8] = b"PK\x03\x04";
 const LOCAL_LENGTH: usize = 30;
 /// The longest comment that may follow the end record.
@@ -30,7 +32,9 @@ pub(super) struct Directory {
 /// One line of it.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) name: Vec<u8>,
+    /// The line as it is, name and all.
+    pub(super) line: Vec<u8>,
+    name_length: usize,
     pub(super) method: u16,
     pub(super) compressed_length: u64,
     /// Of its local header.
@@ -69,20 +73,22 @@ impl Directory {
             FileRange { file, at: self.offset, end: self.offset + self.length },
         );
         for _ in 0..self.entries {
-            let mut fixed = [0; ENTRY_LENGTH];
-            reader.read_exact(&mut fixed)?;
-            if !fixed.starts_with(ENTRY) {
+            let mut line = vec![0; ENTRY_LENGTH];
+            reader.read_exact(&mut line)?;
+            if !line.starts_with(ENTRY) {
                 return Err(malformed("its table of contents is damaged"));
             }
-            let mut name = vec![0; number(&fixed, 28, 2)? as usize];
-            reader.read_exact(&mut name)?;
-            let more = number(&fixed, 30, 2)? + number(&fixed, 32, 2)?;
-            io::copy(&mut reader.by_ref().take(more), &mut io::sink())?;
+            let name_length = number(&line, 28, 2)?;
+            let more = name_length + number(&line, 30, 2)? + number(&line, 32, 2)?;
+            if reader.by_ref().take(more).read_to_end(&mut line)? as u64 != more {
+                return Err(malformed("its table of contents is cut off"));
+            }
             see(Entry {
-                name,
-                method: number(&fixed, 10, 2)? as u16,
-                compressed_length: number(&fixed, 20, 4)?,
-                offset: number(&fixed, 42, 4)?,
+                name_length: name_length as usize,
+                method: number(&line, 10, 2)? as u16,
+                compressed_length: number(&line, 20, 4)?,
+                offset: number(&line, OFFSET_AT, 4)?,
+                line,
             });
         }
         Ok(())
@@ -90,6 +96,10 @@ impl Directory {
 }
 
 impl Entry {
+    pub(super) fn name(&self) -> &[u8] {
+        self.line.get(ENTRY_LENGTH..ENTRY_LENGTH + self.name_length).unwrap_or_default()
+    }
+
     /// Its bytes as they are in the archive.
     pub(super) fn compressed(&self, file: &File) -> io::Result<Vec<u8>> {
         let local = read_at(file, self.offset, LOCAL_LENGTH)?;

@@ -15,7 +15,8 @@ use runner_core::ports::ArtifactSource;
 
 use super::RunnerJar;
 use super::directory::{Directory, FileRange, end_records};
-use super::entries::EntryWriter;
+use super::entries::{Entries, EntryWriter};
+use super::packed::{FlinkClasses, Packed};
 use super::runner::PIPELINE_FOLDER;
 use crate::flink::error::FlinkError;
 use crate::flink::json;
@@ -38,6 +39,8 @@ pub(in crate::flink) struct JobContents<'a> {
 /// The jar of one job: parts of files, read one after the other.
 pub(in crate::flink) struct PortableJar {
     runner: Arc<RunnerJar>,
+    /// What of it.
+    packed: Packed,
     entries: File,
     entries_length: u64,
     /// The job's part of the table of contents, and the records after it.
@@ -49,11 +52,13 @@ impl PortableJar {
     /// Writes the job's files into a nameless one in `folder`. Waits for disks.
     pub(in crate::flink) fn pack(
         runner: Arc<RunnerJar>,
+        flink: FlinkClasses,
         contents: JobContents<'_>,
         folder: &Path,
     ) -> Result<Self, FlinkError> {
         let JobContents { mut pipeline, options, artifacts, mark } = contents;
-        let mut writer = EntryWriter::new(tempfile::tempfile_in(folder)?, runner.directory.offset);
+        let packed = runner.packed(flink)?;
+        let mut writer = EntryWriter::new(tempfile::tempfile_in(folder)?, packed.length);
         pack_artifacts(&mut pipeline, artifacts, &mut writer)?;
         name_the_nameless(&mut pipeline);
         writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline.json"), |out| {
@@ -67,13 +72,13 @@ impl PortableJar {
         })?;
         let written = writer.finish()?;
         let both = Directory {
-            offset: runner.directory.offset + written.length,
-            length: runner.directory.length + written.directory.len() as u64,
-            entries: runner.directory.entries + written.entries,
+            offset: packed.length + written.length,
+            length: (packed.directory.len() + written.directory.len()) as u64,
+            entries: packed.entries + written.entries,
         };
-        let mut end = written.directory;
+        let Entries { file: entries, length: entries_length, directory: mut end, .. } = written;
         end.extend(end_records(&both));
-        Ok(Self { runner, entries: written.file, entries_length: written.length, end, mark: mark.to_owned() })
+        Ok(Self { runner, packed, entries, entries_length, end, mark: mark.to_owned() })
     }
 
     /// What the jar is of: unique among jobs, of letters and digits.
@@ -83,16 +88,14 @@ impl PortableJar {
 
     /// Bytes.
     pub(in crate::flink) fn length(&self) -> u64 {
-        let Directory { offset, length, .. } = self.runner.directory;
-        offset + self.entries_length + length + self.end.len() as u64
+        self.packed.length + self.entries_length + (self.packed.directory.len() + self.end.len()) as u64
     }
 
     /// The jar from its beginning. Reads files.
     pub(in crate::flink) fn reader(&self) -> impl Read {
-        let Directory { offset, length, .. } = self.runner.directory;
-        let runner = |at, end| FileRange { file: &self.runner.file, at, end };
         let entries = FileRange { file: &self.entries, at: 0, end: self.entries_length };
-        runner(0, offset).chain(entries).chain(runner(offset, offset + length)).chain(Cursor::new(&self.end))
+        let directory = Cursor::new(&self.packed.directory).chain(Cursor::new(&self.end));
+        self.packed.reader(&self.runner.file).chain(entries).chain(directory)
     }
 }
 

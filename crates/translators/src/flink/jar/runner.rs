@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{Directory, Entry};
+use super::packed::{FlinkClasses, Packed};
 use crate::flink::error::FlinkError;
 
 /// What Flink starts in it.
@@ -24,7 +25,7 @@ const DEFLATED: u16 = 8;
 #[derive(Debug)]
 pub(in crate::flink) struct RunnerJar {
     pub(super) file: File,
-    pub(super) directory: Directory,
+    directory: Directory,
     path: PathBuf,
     flink_version: Option<String>,
 }
@@ -43,9 +44,9 @@ impl RunnerJar {
         let directory = Directory::find(&file, length).map_err(failed)?;
         let (mut has_entry_class, mut has_pipeline, mut version_entry) = (false, false, None);
         let see = |entry: Entry| {
-            has_entry_class |= entry.name == ENTRY_CLASS_FILE.as_bytes();
-            has_pipeline |= entry.name.starts_with(PIPELINE_FOLDER.as_bytes());
-            if entry.name == VERSION_FILE.as_bytes() {
+            has_entry_class |= entry.name() == ENTRY_CLASS_FILE.as_bytes();
+            has_pipeline |= entry.name().starts_with(PIPELINE_FOLDER.as_bytes());
+            if entry.name() == VERSION_FILE.as_bytes() {
                 version_entry = Some(entry);
             }
         };
@@ -62,6 +63,14 @@ impl RunnerJar {
             None => None,
         };
         Ok(Self { file, directory, path: path.to_owned(), flink_version })
+    }
+
+    /// What of it goes into a job's jar. Reads its table of contents again if classes are to be left out.
+    pub(super) fn packed(&self, flink: FlinkClasses) -> io::Result<Packed> {
+        match flink {
+            FlinkClasses::OfTheJar => Packed::whole(&self.file, &self.directory),
+            FlinkClasses::OfTheCluster => Packed::without_flink(&self.file, &self.directory),
+        }
     }
 
     pub(in crate::flink) fn path(&self) -> &Path {

@@ -69,11 +69,18 @@ fn pipeline(dependencies: Vec<ArtifactInformation>) -> Pipeline {
     Pipeline { components: Some(components), ..Default::default() }
 }
 
-fn pack(runner: RunnerJar, pipeline: Pipeline, folder: &Path) -> Result<PortableJar, FlinkError> {
+fn pack(
+    runner: RunnerJar,
+    dependencies: Vec<ArtifactInformation>,
+    folder: &Path,
+) -> Result<PortableJar, FlinkError> {
     let parallelism = Value { kind: Some(Kind::StringValue("3".to_owned())) };
     let options = Struct { fields: BTreeMap::from([("beam:option:parallelism:v1".to_owned(), parallelism)]) };
-    let contents = JobContents { pipeline, options: &options, artifacts: &Hashes, mark: "0a" };
-    PortableJar::pack(Arc::new(runner), contents, folder)
+    PortableJar::pack(Arc::new(runner), FlinkClasses::OfTheJar, job(dependencies, &options), folder)
+}
+
+fn job(dependencies: Vec<ArtifactInformation>, options: &Struct) -> JobContents<'_> {
+    JobContents { pipeline: pipeline(dependencies), options, artifacts: &Hashes, mark: "0a" }
 }
 
 fn whole(jar: &PortableJar) -> Vec<u8> {
@@ -97,11 +104,8 @@ fn a_jar_has_the_runner_and_the_job() {
         let path = jar_of(folder.path(), &[(RUNNER, b"code"), ("a/b.txt", b"of the runner")], classes);
         let runner = RunnerJar::open(&path).unwrap();
         let elsewhere = ArtifactInformation { type_urn: types::PYPI.to_owned(), ..Default::default() };
-        let packed = pack(
-            runner,
-            pipeline(vec![file("ab12"), elsewhere.clone(), file("ab12"), file("cd")]),
-            folder.path(),
-        );
+        let packed =
+            pack(runner, vec![file("ab12"), elsewhere.clone(), file("ab12"), file("cd")], folder.path());
         let mut archive = ZipArchive::new(Cursor::new(whole(&packed.unwrap()))).unwrap();
 
         assert_eq!(archive.len(), classes + 2 + 2 + 3);
@@ -126,11 +130,54 @@ fn a_jar_has_the_runner_and_the_job() {
 }
 
 #[test]
+fn flink_is_left_out_where_the_cluster_has_it() {
+    const LEFT_OUT: [&str; 4] = [
+        "org/apache/flink/runtime/A.class",
+        "org/apache/flink/shaded/netty4/B.class",
+        "flink-rpc-akka.jar",
+        "org/apache/flink/api/java/C.class",
+    ];
+    const PACKED: [&str; 5] = [
+        "a/b.txt",
+        RUNNER,
+        "org/apache/flink/connector/kafka/D.class",
+        "org/apache/flink/",
+        "META-INF/services/org.apache.flink.core.execution.PipelineExecutorFactory",
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let contents = BTreeMap::from_iter(LEFT_OUT.into_iter().chain(PACKED).map(|name| (name, name.repeat(9))));
+    // The order in the jar decides what is cut out where.
+    let orders = [
+        [LEFT_OUT.as_slice(), &PACKED].concat(),
+        [PACKED.as_slice(), &LEFT_OUT].concat(),
+        PACKED.into_iter().zip(LEFT_OUT).flat_map(|(packed, out)| [packed, out]).chain([PACKED[4]]).collect(),
+    ];
+    for order in orders {
+        let files = order.iter().map(|name| (*name, contents[name].as_bytes())).collect::<Vec<_>>();
+        let runner = RunnerJar::open(&jar_of(folder.path(), &files, 3)).unwrap();
+        let options = Struct::default();
+        let job = job(Vec::new(), &options);
+        let packed =
+            PortableJar::pack(Arc::new(runner), FlinkClasses::OfTheCluster, job, folder.path()).unwrap();
+        let mut archive = ZipArchive::new(Cursor::new(whole(&packed))).unwrap();
+        assert_eq!(archive.len(), PACKED.len() + 3 + 3, "{order:?}");
+        for name in PACKED {
+            assert_eq!(text_of(&mut archive, name), contents[name]);
+        }
+        assert_eq!(
+            text_of(&mut archive, "BEAM-PIPELINE/pipeline-manifest.json"),
+            r#"{"defaultJobName": "pipeline"}"#
+        );
+        assert!(archive.by_name("c2.class").is_ok());
+    }
+}
+
+#[test]
 fn an_artifact_without_a_hash_is_not_packed() {
     let folder = tempfile::tempdir().unwrap();
     for hash in ["", "../x"] {
         let runner = RunnerJar::open(&jar_of(folder.path(), &[(RUNNER, b"")], 0)).unwrap();
-        let error = pack(runner, pipeline(vec![file(hash)]), folder.path()).err().unwrap();
+        let error = pack(runner, vec![file(hash)], folder.path()).err().unwrap();
         assert!(error.to_string().contains("artifact"), "{error}");
     }
 }
@@ -181,7 +228,17 @@ fn damage_is_an_error() {
             let mut damaged = good.clone();
             damaged[at] = value;
             std::fs::write(&path, damaged).unwrap();
-            let _ = RunnerJar::open(&path);
+            for flink in [FlinkClasses::OfTheJar, FlinkClasses::OfTheCluster] {
+                let packed = RunnerJar::open(&path).and_then(|runner| {
+                    PortableJar::pack(
+                        Arc::new(runner),
+                        flink,
+                        job(Vec::new(), &Struct::default()),
+                        folder.path(),
+                    )
+                });
+                let _ = packed.map(|jar| jar.reader().read_to_end(&mut Vec::new()));
+            }
         }
     }
 }

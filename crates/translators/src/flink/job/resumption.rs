@@ -66,7 +66,7 @@ async fn find(context: &Context) -> Result<(), Fault> {
     let patience = &context.patience;
     let begun = Instant::now();
     loop {
-        let (error, bound) = match context.rest.job(&context.flink_job_id).await {
+        let (error, bound) = match context.rest.job_state(&context.flink_job_id).await {
             Ok(_) => return Ok(()),
             Err(error) if error.is_not_found() => (not_there(context, &error), patience.submitting),
             Err(error) => (error.to_string(), patience.running),

@@ -6,8 +6,6 @@ use runner_core::backend::Importance;
 use tokio::time::Instant;
 
 use super::Context;
-use crate::flink::rest::JobDetails;
-
 /// Slots that are free are given out faster.
 const FIRST_WORD: Duration = Duration::from_secs(3);
 const BETWEEN_WORDS: Duration = Duration::from_secs(60);
@@ -20,7 +18,7 @@ pub(super) struct Slots {
 
 impl Slots {
     /// `waits`: the job runs as far as Flink is concerned, but has no place anywhere.
-    pub(super) async fn look(&mut self, context: &Context, details: &JobDetails, waits: bool) {
+    pub(super) async fn look(&mut self, context: &Context, waits: bool) {
         if !waits {
             self.due = None;
             return;
@@ -31,6 +29,7 @@ impl Slots {
         }
         self.due = Some(Instant::now() + BETWEEN_WORDS);
         let Ok(overview) = context.rest.overview().await else { return };
+        let Ok(details) = context.rest.job(&context.flink_job_id).await else { return };
         // Tasks of different steps share a slot.
         let wanted = details.vertices.iter().map(|vertex| vertex.parallelism).max().unwrap_or(1);
         if overview.slots_available >= wanted {

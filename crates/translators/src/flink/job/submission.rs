@@ -12,9 +12,9 @@ use super::Context;
 use super::note::Note;
 use crate::flink::FlinkConfig;
 use crate::flink::error::FlinkError;
-use crate::flink::jar::{ENTRY_CLASS, JobContents, PortableJar};
+use crate::flink::jar::{ENTRY_CLASS, FlinkClasses, JobContents, PortableJar};
 use crate::flink::options::for_runner;
-use crate::flink::rest::RunRequest;
+use crate::flink::rest::{RunRequest, prefers_own_flink};
 use crate::flink::runner_jars;
 
 const BETWEEN_TRIES: Duration = Duration::from_secs(2);
@@ -93,6 +93,11 @@ async fn pack(
     let master = context.rest.master();
     let runner = runner_jars::find(config, master, cluster_version, context.listener.as_ref()).await?;
     let (folder, mark) = (config.temp_dir.clone(), context.flink_job_id.clone());
+    let flink = match context.rest.settings().await {
+        Ok(settings) if prefers_own_flink(&settings) => FlinkClasses::OfTheCluster,
+        // What is too much does no harm.
+        Ok(_) | Err(_) => FlinkClasses::OfTheJar,
+    };
     let packing = tokio::task::spawn_blocking(move || {
         let options = for_runner(&invocation.options, &invocation.job_name);
         let contents = JobContents {
@@ -101,9 +106,9 @@ async fn pack(
             artifacts: invocation.artifacts.as_ref(),
             mark: &mark,
         };
-        PortableJar::pack(runner, contents, &folder)
+        PortableJar::pack(runner, flink, contents, &folder)
     });
-    packing.await.unwrap_or_else(|broken| Err(FlinkError::Jar(std::io::Error::other(broken))))
+    packing.await?
 }
 
 /// Starts the job. If the answer is lost, the job's id tells whether it was started.
@@ -122,7 +127,7 @@ async fn start(context: &Context, jar_id: &str) -> Result<(), FlinkError> {
         let again = std::mem::replace(&mut tried, true);
         let request = &request;
         async move {
-            if again && context.rest.job(&context.flink_job_id).await.is_ok() {
+            if again && context.rest.job_state(&context.flink_job_id).await.is_ok() {
                 return Ok(());
             }
             let started = context.rest.run_jar(jar_id, request).await.map_err(FlinkError::explained)?;

@@ -1,7 +1,8 @@
 //! A job that Flink has, until it has ended.
 //!
 //! Flink tells nothing by itself, so that it has to be asked again and again: often at first, when jobs that are
-//! small end, then once a second.
+//! small end, then once a second. Of a job's state it tells what is true at that moment. All else that it shows of a job it keeps
+//! for `web.refresh-interval` once somebody has looked, 3 s if nobody says otherwise, so it is looked at seldom before the end.
 
 use std::sync::PoisonError;
 use std::time::Duration;
@@ -15,19 +16,28 @@ use super::slots::Slots;
 use super::stop::Stop;
 use super::{Context, Wish};
 use crate::flink::error::FlinkError;
-use crate::flink::rest::{FlinkJobState, JobDetails};
+use crate::flink::rest::{End, FlinkJobState, JobDetails};
 use crate::flink::{JobsOnFlink, causes, metrics};
 
-const FIRST_INTERVAL: Duration = Duration::from_millis(100);
+const SHORTEST_INTERVAL: Duration = Duration::from_millis(100);
 const LONGEST_INTERVAL: Duration = Duration::from_secs(1);
-/// Each question takes the cluster some work; clients look at metrics of running jobs now and then.
-const BETWEEN_METRICS: Duration = Duration::from_secs(5);
+/// A job's end is known this part of its time late, at most.
+const PART_LATE: u32 = 20;
+/// Flink shows the same of a job for a while once somebody has looked, so that a job that ends soon after is known
+/// whole only then. Clients look at metrics of running jobs now and then.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(10);
+/// How long Flink shows the same, if it does not say (`web.refresh-interval`).
+const SHOWN_FOR: Duration = Duration::from_secs(3);
+/// What Flink may take to look anew.
+const LOOKING: Duration = Duration::from_secs(5);
 /// Final metrics and exceptions are worth a few tries, not the job's end.
 const LAST_TRIES: u32 = 5;
 
 struct Watch<'a> {
     context: &'a Context,
     state: Option<FlinkJobState>,
+    /// Whether a TaskManager has tasks of it, as far as is known.
+    placed: bool,
     running: bool,
     slots: Slots,
     stop: Stop,
@@ -35,9 +45,9 @@ struct Watch<'a> {
     away: Option<Instant>,
     unknown: Option<Instant>,
     last_restart: Option<i64>,
-    /// Whether somebody has told of its restarts up to the first news.
+    /// Whether somebody has told of its restarts up to the first look.
     restarts_told: bool,
-    metrics_due: Instant,
+    look_due: Instant,
 }
 
 /// What was done for a job before it is watched.
@@ -51,13 +61,16 @@ pub(super) enum Past {
 
 /// Watches the job to its end and does what is wished.
 pub(super) async fn watch(context: &Context, wished: &mut watch::Receiver<Wish>, past: Past) -> Outcome {
-    let (restarts_told, stop_request) = match past {
-        Past::None => (false, None),
-        Past::Watched { stop_request } => (true, stop_request),
+    let begun = Instant::now();
+    let (restarts_told, stop_request, look_due) = match past {
+        Past::None => (false, None, begun + BETWEEN_LOOKS),
+        // Which restarts have been told of is best known at once.
+        Past::Watched { stop_request } => (true, stop_request, begun),
     };
     let mut watch = Watch {
         context,
         state: None,
+        placed: false,
         running: false,
         slots: Slots::default(),
         stop: stop_request.map(Stop::underway).unwrap_or_default(),
@@ -65,21 +78,21 @@ pub(super) async fn watch(context: &Context, wished: &mut watch::Receiver<Wish>,
         unknown: None,
         last_restart: None,
         restarts_told,
-        metrics_due: Instant::now() + BETWEEN_METRICS,
+        look_due,
     };
-    let mut interval = FIRST_INTERVAL;
     loop {
         let wish = *wished.borrow_and_update();
         watch.stop.go_on(context, wish).await;
-        let outcome = match context.rest.job(&context.flink_job_id).await {
-            Ok(details) => watch.news(&details).await,
+        let outcome = match context.rest.job_state(&context.flink_job_id).await {
+            Ok(state) => watch.news(state).await,
             Err(error) => watch.no_news(&error),
         };
         if let Some(outcome) = outcome {
             return outcome;
         }
+        let interval = (begun.elapsed() / PART_LATE).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL);
         tokio::select! {
-            () = sleep(interval) => interval = (interval * 5 / 4).min(LONGEST_INTERVAL),
+            () = sleep(interval) => {}
             // Without anybody who could wish there is nothing but time.
             Ok(()) = wished.changed() => {}
         }
@@ -87,60 +100,92 @@ pub(super) async fn watch(context: &Context, wished: &mut watch::Receiver<Wish>,
 }
 
 impl Watch<'_> {
-    async fn news(&mut self, details: &JobDetails) -> Option<Outcome> {
+    async fn news(&mut self, state: FlinkJobState) -> Option<Outcome> {
         self.unknown = None;
         if self.away.take().is_some() {
             let text = format!("Flink at {} answers again", self.context.rest.master());
             self.context.listener.message(Importance::Basic, text);
         }
-        if self.state != Some(details.state) {
-            self.state = Some(details.state);
-            let text = format!("Flink job {} is {}", self.context.flink_job_id, details.state.name());
-            self.context.listener.message(Importance::Detailed, text);
+        if self.state != Some(state) {
+            self.changed(state);
         }
-        if let Some(outcome) = self.end(details.state).await {
-            return Some(outcome);
+        if let Some(end) = state.end() {
+            return Some(self.end(end).await);
         }
-        self.restarts(details).await;
-        self.placement(details).await;
+        self.placement(state).await;
         if self.running && self.context.settings.jobs == JobsOnFlink::Detached {
             let (id, master) = (&self.context.flink_job_id, self.context.rest.master());
             let text = format!("Flink job {id} runs at {master}, and is Flink's alone from here on");
             self.context.listener.message(Importance::Basic, text);
             return Some(Outcome::Done);
         }
-        if self.running && Instant::now() >= self.metrics_due {
-            // Those of a moment are no loss.
+        if Instant::now() >= self.look_due {
+            self.look_due = Instant::now() + BETWEEN_LOOKS;
+            // What is missed in a moment is seen in the next.
+            if let Ok(details) = self.context.rest.job(&self.context.flink_job_id).await {
+                self.restarts(&details).await;
+            }
             let _ = self.read_metrics().await;
-            self.metrics_due = Instant::now() + BETWEEN_METRICS;
         }
         None
     }
 
-    /// The outcome, if this state is an end.
-    async fn end(&mut self, state: FlinkJobState) -> Option<Outcome> {
-        match state {
-            FlinkJobState::Finished => {
+    fn changed(&mut self, state: FlinkJobState) {
+        let text = format!("Flink job {} is {}", self.context.flink_job_id, state.name());
+        self.context.listener.message(Importance::Detailed, text);
+        if self.state.replace(state) == Some(FlinkJobState::Running) {
+            // It has failed, or its JobManager has: it is placed anew, and why is told when Flink shows it.
+            self.placed = false;
+            self.look_due = self.look_due.min(Instant::now() + SHOWN_FOR);
+        }
+    }
+
+    async fn end(&mut self, end: End) -> Outcome {
+        let details = self.see_the_end(end).await;
+        match end {
+            End::Finished => {
+                if let Some(details) = details {
+                    self.restarts(&details).await;
+                }
                 self.final_metrics(true).await;
-                Some(if self.stop.has_drained() { Outcome::Drained } else { Outcome::Done })
+                if self.stop.has_drained() { Outcome::Drained } else { Outcome::Done }
             }
-            FlinkJobState::Canceled => {
+            End::Canceled => {
                 self.final_metrics(false).await;
-                Some(Outcome::Cancelled)
+                Outcome::Cancelled
             }
-            FlinkJobState::Failed => {
+            End::Failed => {
                 self.final_metrics(false).await;
-                Some(Outcome::Failed(self.cause().await))
+                Outcome::Failed(self.cause().await)
             }
-            FlinkJobState::Initializing
-            | FlinkJobState::Created
-            | FlinkJobState::Running
-            | FlinkJobState::Failing
-            | FlinkJobState::Cancelling
-            | FlinkJobState::Restarting
-            | FlinkJobState::Suspended
-            | FlinkJobState::Reconciling
-            | FlinkJobState::Other => None,
+        }
+    }
+
+    /// Waits until Flink shows the job as it ended: metrics and exceptions are of what it shows.
+    async fn see_the_end(&self, end: End) -> Option<JobDetails> {
+        let rest = &self.context.rest;
+        let begun = Instant::now();
+        let mut bound = None;
+        loop {
+            match rest.job(&self.context.flink_job_id).await {
+                Ok(details) if details.state.end() == Some(end) => return Some(details),
+                Err(error) if !error.is_passing() => return None,
+                Ok(_) | Err(_) => {}
+            }
+            let bound = match bound {
+                Some(bound) => bound,
+                None => {
+                    let shown_for = rest.config().await.map_or(SHOWN_FOR, |config| config.refresh_interval());
+                    *bound.insert(shown_for + LOOKING)
+                }
+            };
+            if begun.elapsed() > bound {
+                let text =
+                    "Flink does not show how the job ended; some of its metrics may be missing".to_owned();
+                self.context.listener.message(Importance::Warning, text);
+                return None;
+            }
+            sleep(SHORTEST_INTERVAL).await;
         }
     }
 
@@ -164,13 +209,15 @@ impl Watch<'_> {
     }
 
     /// Whether the job has a place, and what is missing if it has none.
-    async fn placement(&mut self, details: &JobDetails) {
-        let placed = details.vertices.iter().any(|vertex| vertex.is_placed());
-        if placed && !std::mem::replace(&mut self.running, true) {
+    async fn placement(&mut self, state: FlinkJobState) {
+        let runs = state == FlinkJobState::Running;
+        if runs && !self.placed {
+            self.placed = self.context.rest.is_placed(&self.context.flink_job_id).await.unwrap_or(false);
+        }
+        if self.placed && !std::mem::replace(&mut self.running, true) {
             self.context.listener.running();
         }
-        let waits = details.state == FlinkJobState::Running && !placed;
-        self.slots.look(self.context, details, waits).await;
+        self.slots.look(self.context, runs && !self.placed).await;
     }
 
     /// What an error says about the job, and the outcome if that was too long.

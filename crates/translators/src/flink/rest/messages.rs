@@ -1,6 +1,7 @@
 //! Requests and answers of Flink's REST API (1.18 to 2.x), each with the fields that are read here.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -10,6 +11,40 @@ pub(crate) struct ClusterConfig {
     /// e.g. `1.19.3`.
     #[serde(rename = "flink-version")]
     pub(crate) flink_version: String,
+    /// `web.refresh-interval`, in milliseconds: so old may be what Flink shows of a job.
+    #[serde(rename = "refresh-interval", default = "default_refresh_interval")]
+    refresh_interval: u64,
+}
+
+fn default_refresh_interval() -> u64 {
+    3000
+}
+
+impl ClusterConfig {
+    /// How old the answers that are about a job's graph may be: its details, exceptions and accumulators.
+    pub(crate) fn refresh_interval(&self) -> Duration {
+        Duration::from_millis(self.refresh_interval)
+    }
+}
+
+/// One setting of `GET /jobmanager/config`, which has those that differ from Flink's own.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Setting {
+    key: String,
+    #[serde(default)]
+    value: String,
+}
+
+/// Whether each class of Flink is that of the cluster, even if a job brings one of the same name.
+pub(crate) fn prefers_own_flink(settings: &[Setting]) -> bool {
+    const FIRST_OF_ALL: &str = "classloader.parent-first-patterns.default";
+    let first = settings.iter().find(|setting| setting.key == FIRST_OF_ALL);
+    first.is_none_or(|first| {
+        first
+            .value
+            .split([';', ','])
+            .any(|pattern| matches!(pattern.trim(), "org.apache.flink." | "org.apache.flink"))
+    })
 }
 
 /// `GET /overview`.
@@ -60,7 +95,36 @@ pub(crate) struct Started {
     pub(crate) jobid: String,
 }
 
-/// `GET /jobs/:id`.
+/// `GET /jobs/:id/status`, which is of this moment, unlike [`JobDetails`].
+#[derive(Debug, Deserialize)]
+pub(crate) struct JobStatus {
+    pub(crate) status: FlinkJobState,
+}
+
+/// `GET /jobs/overview`: all jobs of the cluster, as they are at this moment.
+#[derive(Debug, Deserialize)]
+pub(crate) struct JobsOverview {
+    #[serde(default)]
+    pub(crate) jobs: Vec<JobOverview>,
+}
+
+#[derive(Debug, Deserialize)]
+pub(crate) struct JobOverview {
+    pub(crate) jid: String,
+    /// How many of its tasks are in each state, in small letters.
+    #[serde(default)]
+    tasks: BTreeMap<String, u64>,
+}
+
+impl JobOverview {
+    /// Whether a TaskManager has, or had, a task of it.
+    pub(crate) fn is_placed(&self) -> bool {
+        let placed = ["deploying", "initializing", "running", "finished", "reconciling"];
+        placed.iter().any(|state| self.tasks.get(*state).is_some_and(|tasks| *tasks > 0))
+    }
+}
+
+/// `GET /jobs/:id`. It may be as old as [`ClusterConfig::refresh_interval`].
 #[derive(Debug, Deserialize)]
 pub(crate) struct JobDetails {
     pub(crate) state: FlinkJobState,
@@ -83,17 +147,6 @@ impl JobDetails {
 pub(crate) struct Vertex {
     #[serde(default)]
     pub(crate) parallelism: u64,
-    /// How many of its tasks are in each state.
-    #[serde(default)]
-    pub(crate) tasks: BTreeMap<String, u64>,
-}
-
-impl Vertex {
-    /// Whether a TaskManager has, or had, a task of it.
-    pub(crate) fn is_placed(&self) -> bool {
-        let placed = ["DEPLOYING", "INITIALIZING", "RUNNING", "FINISHED", "RECONCILING"];
-        placed.iter().any(|state| self.tasks.get(*state).is_some_and(|tasks| *tasks > 0))
-    }
 }
 
 /// Flink's `JobStatus`.
@@ -134,6 +187,32 @@ impl FlinkJobState {
             FlinkJobState::Other => "in a state that is not known here",
         }
     }
+
+    /// If no other comes after it.
+    pub(crate) fn end(self) -> Option<End> {
+        match self {
+            FlinkJobState::Finished => Some(End::Finished),
+            FlinkJobState::Canceled => Some(End::Canceled),
+            FlinkJobState::Failed => Some(End::Failed),
+            FlinkJobState::Initializing
+            | FlinkJobState::Created
+            | FlinkJobState::Running
+            | FlinkJobState::Failing
+            | FlinkJobState::Cancelling
+            | FlinkJobState::Restarting
+            | FlinkJobState::Suspended
+            | FlinkJobState::Reconciling
+            | FlinkJobState::Other => None,
+        }
+    }
+}
+
+/// A state that is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Finished,
+    Canceled,
+    Failed,
 }
 
 /// `GET /jobs/:id/exceptions`.

@@ -20,7 +20,8 @@ use serde::de::DeserializeOwned;
 pub use door::{AccessError, ClientIdentity, ClusterAccess};
 pub(super) use master::Master;
 pub(super) use messages::{
-    Accumulators, ClusterConfig, FlinkJobState, JobDetails, JobExceptions, Overview, RunRequest, StopProgress,
+    Accumulators, ClusterConfig, End, FlinkJobState, JobDetails, JobExceptions, Overview, RunRequest,
+    StopProgress, prefers_own_flink,
 };
 use transport::{Body, Transport};
 
@@ -59,6 +60,11 @@ impl FlinkRest {
         self.get("/config").await
     }
 
+    /// The settings that differ from Flink's own.
+    pub(super) async fn settings(&self) -> Result<Vec<messages::Setting>, FlinkError> {
+        self.get("/jobmanager/config").await
+    }
+
     pub(super) async fn overview(&self) -> Result<Overview, FlinkError> {
         self.get("/overview").await
     }
@@ -93,6 +99,19 @@ impl FlinkRest {
         self.command(Method::DELETE, &format!("/jars/{jar_id}"), Body::Empty).await
     }
 
+    /// What the job is at this moment, which costs the cluster next to nothing.
+    pub(super) async fn job_state(&self, job_id: &str) -> Result<FlinkJobState, FlinkError> {
+        let messages::JobStatus { status } = self.get(&format!("/jobs/{job_id}/status")).await?;
+        Ok(status)
+    }
+
+    /// Whether a TaskManager has a task of the job at this moment.
+    pub(super) async fn is_placed(&self, job_id: &str) -> Result<bool, FlinkError> {
+        let messages::JobsOverview { jobs } = self.get("/jobs/overview").await?;
+        Ok(jobs.iter().any(|job| job.jid == job_id && job.is_placed()))
+    }
+
+    /// What Flink shows of the job. From then on it shows the same for a while, whatever happens.
     pub(super) async fn job(&self, job_id: &str) -> Result<JobDetails, FlinkError> {
         self.get(&format!("/jobs/{job_id}")).await
     }

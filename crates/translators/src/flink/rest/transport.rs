@@ -68,8 +68,7 @@ impl Transport {
     ) -> Result<Bytes, FlinkError> {
         let door = Arc::clone(&self.door);
         let opening = tokio::task::spawn_blocking(move || door.open());
-        let Opened { client, authorization } =
-            opening.await.map_err(|broken| FlinkError::Jar(std::io::Error::other(broken)))??;
+        let Opened { client, authorization } = opening.await??;
         let url = self.master.url_of(path);
         let mut request = client.request(method, url.clone());
         if let Some(value) = &authorization {

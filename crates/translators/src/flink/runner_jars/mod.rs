@@ -74,8 +74,8 @@ pub(super) async fn find(
         }
         had => had?,
     };
-    let jar = open(vec![path]).await?.pop();
-    jar.map(Arc::new).ok_or_else(|| FlinkError::Jar(std::io::Error::other("no jar was opened")))
+    let jar = tokio::task::spawn_blocking(move || RunnerJar::open(&path)).await??;
+    Ok(Arc::new(jar))
 }
 
 /// The jar in the folder, now or when it has been downloaded.
@@ -92,7 +92,7 @@ async fn had_or_downloaded(
         let (artifact, wanted) = (artifact.clone(), wanted.clone());
         tokio::task::spawn_blocking(move || in_folder(&folder, &artifact, wanted.as_deref()))
     };
-    if let Some(path) = looking.await.map_err(std::io::Error::other)? {
+    if let Some(path) = looking.await? {
         return Ok(path);
     }
     let version = match wanted {
@@ -125,5 +125,5 @@ fn in_folder(folder: &Path, artifact: &str, version: Option<&str>) -> Option<Pat
 async fn open(paths: Vec<PathBuf>) -> Result<Vec<RunnerJar>, FlinkError> {
     let opening =
         tokio::task::spawn_blocking(move || paths.iter().map(|path| RunnerJar::open(path)).collect());
-    opening.await.unwrap_or_else(|broken| Err(FlinkError::Jar(std::io::Error::other(broken))))
+    opening.await?
 }
