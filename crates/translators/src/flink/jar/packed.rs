@@ -56,7 +56,7 @@ impl Packed {
         let Directory { offset, length, entries } = *directory;
         let mut lines = Vec::new();
         FileRange { file, at: offset, end: offset + length }.read_to_end(&mut lines)?;
-        Ok(Self { parts: Vec::from([0..offset]), length: offset, directory: lines, entries })
+        Ok(Self { parts: std::iter::once(0..offset).collect(), length: offset, directory: lines, entries })
     }
 
     /// All but what every cluster has; all of a jar that is laid out in another way than jars are.
@@ -77,8 +77,12 @@ impl Packed {
         lines.sort_by_key(|(offset, _)| *offset);
         let ends = lines.iter().skip(1).map(|(offset, _)| *offset).chain([end]).collect::<Vec<_>>();
         let begin = lines.first()?.0;
-        let mut packed =
-            Self { parts: Vec::from([0..begin]), length: begin, directory: Vec::new(), entries: 0 };
+        let mut packed = Self {
+            parts: std::iter::once(0..begin).collect(),
+            length: begin,
+            directory: Vec::new(),
+            entries: 0,
+        };
         for ((offset, line), end) in lines.into_iter().zip(ends) {
             // Two lines about one entry are no mistake, but rare.
             if offset >= end || offset >= TOO_FAR {
