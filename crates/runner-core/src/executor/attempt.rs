@@ -164,7 +164,7 @@ impl Run {
         let outputs = compute(self.storage.as_ref(), 0, taken).await.map_err(failed)?;
         if let Some(keyed) = &stage.keyed {
             timers.extend(timers::expirations(keyed, input, &blocks, results).map_err(failed)?);
-            timers.extend(timers::changes(keyed, set).map_err(failed)?);
+            timers.extend(set);
         }
         if let Some(keyed) = &stage.keyed {
             result.monitoring_infos.extend(dropped.monitoring_infos(&keyed.transform));

@@ -9,9 +9,10 @@ use tokio::sync::mpsc;
 
 use super::may_wait;
 use super::splits::{Input, Split};
-use crate::engine::Block;
+use super::timers::{TimerChanges, unknown};
+use crate::engine::{Block, TimerChange};
 use crate::fault::Fault;
-use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId};
+use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, Stage};
 use crate::ports::{BundleSplit, OutputReceiver, SplitTaken, Storage, StoredBlock, TimerBlock};
 use crate::runner_transforms::elements::Cutter;
 
@@ -31,7 +32,7 @@ pub(super) struct Outputs {
 #[derive(Default)]
 struct Written {
     sinks: BTreeMap<CollectionId, Cutter>,
-    timers: Vec<TimerBlock>,
+    timers: TimerChanges,
 }
 
 impl Outputs {
@@ -50,18 +51,23 @@ impl Outputs {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn stage(&self) -> Result<&Stage, Fault> {
+        match &self.plan.nodes[self.node.0] {
+            Node::Stage(stage) => Ok(stage),
+            _ => Err(Fault::runner("only stages have bundles")),
+        }
+    }
+
     /// Errors: the stage has no such sink.
     fn collection(&self, sink: &str) -> Result<CollectionId, Fault> {
-        let Node::Stage(stage) = &self.plan.nodes[self.node.0] else {
-            return Err(Fault::runner("only stages have bundles"));
-        };
-        stage.sinks.get(sink).copied().ok_or_else(|| {
+        self.stage()?.sinks.get(sink).copied().ok_or_else(|| {
             Fault::environment(format!("a worker wrote to {sink:?}, which is no sink of its stage"))
         })
     }
 
-    pub(super) fn take_timers(&self) -> Vec<TimerBlock> {
-        std::mem::take(&mut self.written().timers)
+    /// What was done to timers, in order.
+    pub(super) fn take_timers(&self) -> Vec<TimerChange> {
+        std::mem::take(&mut self.written().timers).into_order()
     }
 
     /// All that was written, by collection.
@@ -85,8 +91,10 @@ impl OutputReceiver for Outputs {
     }
 
     fn receive_timers(&self, timers: TimerBlock) -> Result<(), Fault> {
-        self.written().timers.push(timers);
-        Ok(())
+        match &self.stage()?.keyed {
+            Some(keyed) => self.written().timers.take_in(keyed, timers),
+            None => Err(unknown(&timers)),
+        }
     }
 
     fn receive_split(&self, split: &BundleSplit) -> Result<SplitTaken, Fault> {

@@ -5,6 +5,7 @@ mod merging;
 mod splits;
 mod spread;
 mod streaming;
+mod timers;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,6 +1,6 @@
 //! Timers on their way to and from a bundle: decoded to tell the engine, encoded to fire.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use beam_model::coders::windowed_value::Windows;
 use beam_model::coders::{PaneInfo, Timer as EncodedTimer, TimerAction};
@@ -13,63 +13,76 @@ use crate::plan::{Collection, KeyedStage, TimerKind};
 use crate::ports::{StoredBlock, TimerBlock};
 use crate::runner_transforms::elements::{Elements, partition_of};
 
-/// What a bundle did to timers, in its order.
-pub(super) fn changes(stage: &KeyedStage, blocks: Vec<TimerBlock>) -> Result<Vec<TimerChange>, Fault> {
-    let mut changes = Vec::new();
-    for block in blocks {
-        let family = stage.families.iter().position(|family| family.id == block.family_id);
-        let Some(index) = family.filter(|_| block.transform_id == stage.transform) else {
-            return Err(Fault::environment(format!(
-                "a worker set a timer of family {:?} of transform {:?}, which the stage does not have",
-                block.family_id, block.transform_id
-            )));
-        };
-        read_block(stage, index, block.timers, &mut changes)?;
-    }
-    Ok(changes)
+/// What a bundle does to timers. Setting a timer again replaces it, so that of each only the last change is kept: a
+/// DoFn that sets the same one for every element has few.
+#[derive(Default)]
+pub(super) struct TimerChanges {
+    /// With each, how many changes came before it.
+    last: HashMap<TimerId, (u64, TimerChange)>,
+    so_far: u64,
 }
 
-fn read_block(
-    stage: &KeyedStage,
-    family: usize,
-    mut timers: Bytes,
-    changes: &mut Vec<TimerChange>,
-) -> Result<(), Fault> {
-    let Some(spec) = stage.families.get(family) else { return Ok(()) };
-    while !timers.is_empty() {
-        let malformed = |error| {
-            Fault::environment(format!(
-                "a worker sent a timer of family {:?} that cannot be read: {error}",
-                spec.id
-            ))
+impl TimerChanges {
+    /// Takes in what came from the worker. Errors: it cannot be read, or is of a timer that the stage does not have.
+    pub(super) fn take_in(&mut self, stage: &KeyedStage, block: TimerBlock) -> Result<(), Fault> {
+        let mut families = stage.families.iter().enumerate();
+        let family = families.find(|(_, family)| family.id == block.family_id);
+        let Some((index, family)) = family.filter(|_| block.transform_id == stage.transform) else {
+            return Err(unknown(&block));
         };
-        let (timer, len) = EncodedTimer::read(&spec.coder, &timers).map_err(malformed)?;
+        let mut timers = block.timers;
+        while !timers.is_empty() {
+            let malformed = |error| {
+                Fault::environment(format!(
+                    "a worker sent a timer of family {:?} that cannot be read: {error}",
+                    family.id
+                ))
+            };
+            let (timer, len) = EncodedTimer::read(&family.coder, &timers).map_err(malformed)?;
+            self.add(stage, index, &timer);
+            timers.advance(len);
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, stage: &KeyedStage, family: usize, timer: &EncodedTimer<'_>) {
         let key = Bytes::copy_from_slice(timer.key);
         let tag = Bytes::copy_from_slice(timer.dynamic_tag.as_bytes());
         for window in timer.windows.iter() {
-            let id = TimerId {
-                family,
-                key: key.clone(),
-                window: Bytes::copy_from_slice(window),
-                tag: tag.clone(),
-            };
-            changes.push(match timer.action {
-                TimerAction::Clear => TimerChange::Clear(id),
+            let window = Bytes::copy_from_slice(window);
+            let id = TimerId { family, key: key.clone(), window, tag: tag.clone() };
+            let change = match timer.action {
+                TimerAction::Clear => TimerChange::Clear(id.clone()),
                 TimerAction::Set { fire_timestamp, hold_timestamp, pane } => TimerChange::Set {
                     partition: partition_of(&id.key),
                     timer: Timer {
                         expiry: late::expiry(stage, &id.window),
-                        id,
+                        id: id.clone(),
                         fire: fire_timestamp,
                         hold: hold_timestamp,
                         pane: Bytes::copy_from_slice(pane),
                     },
                 },
-            });
+            };
+            self.last.insert(id, (self.so_far, change));
+            self.so_far += 1;
         }
-        timers.advance(len);
     }
-    Ok(())
+
+    /// In the order in which they were done.
+    pub(super) fn into_order(self) -> Vec<TimerChange> {
+        let mut changes: Vec<_> = self.last.into_values().collect();
+        changes.sort_unstable_by_key(|(before, _)| *before);
+        changes.into_iter().map(|(_, change)| change).collect()
+    }
+}
+
+/// A worker has set a timer that its stage does not have.
+pub(super) fn unknown(block: &TimerBlock) -> Fault {
+    Fault::environment(format!(
+        "a worker set a timer of family {:?} of transform {:?}, which the stage does not have",
+        block.family_id, block.transform_id
+    ))
 }
 
 /// For a stage that acts on window expiration: the timers for each key and window among the elements, and for

@@ -41,7 +41,7 @@ fn timer_coder() -> Coder {
 }
 
 /// A timer with the value that it is to give out as its tag.
-fn timer(family: &str, key: &str, value: u64, fire: i64, hold: i64) -> TimerBlock {
+pub(super) fn timer(family: &str, key: &str, value: u64, fire: i64, hold: i64) -> TimerBlock {
     let mut encoded_key = Vec::new();
     varint::write_prefixed(&mut encoded_key, key.as_bytes());
     let timer = Timer {
@@ -77,7 +77,7 @@ fn firing(bundle: &RemoteBundle) -> Vec<(String, u64)> {
     fired
 }
 
-fn keyed() -> KeyedStage {
+pub(super) fn keyed() -> KeyedStage {
     let family = |(id, kind): (&str, TimerKind)| TimerFamily {
         id: id.to_owned(),
         kind,
