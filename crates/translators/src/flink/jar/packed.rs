@@ -61,37 +61,37 @@ impl Packed {
 
     /// All but what every cluster has; all of a jar that is laid out in another way than jars are.
     pub(super) fn without_flink(file: &File, directory: &Directory) -> io::Result<Self> {
-        let mut lines = Vec::new();
+        let (mut entries, mut lines) = (Vec::new(), Vec::new());
         directory.scan(file, |entry| {
-            lines.push((entry.offset, (!is_of_every_cluster(&entry)).then_some(entry.line)))
+            let kept = (!is_of_every_cluster(&entry)).then_some(lines.len());
+            if kept.is_some() {
+                lines.extend(&entry.line);
+            }
+            entries.push((entry.offset, kept));
         })?;
-        match Self::of_lines(lines, directory.offset) {
+        match Self::of_entries(entries, lines, directory.offset) {
             Some(packed) => Ok(packed),
             None => Self::whole(file, directory),
         }
     }
 
-    /// `lines`: where each entry begins, and its line if it is kept. An entry ends where the next one begins, the last one at
-    /// `end`.
-    fn of_lines(mut lines: Vec<(u64, Option<Vec<u8>>)>, end: u64) -> Option<Self> {
-        lines.sort_by_key(|(offset, _)| *offset);
-        let ends = lines.iter().skip(1).map(|(offset, _)| *offset).chain([end]).collect::<Vec<_>>();
-        let begin = lines.first()?.0;
-        let mut packed = Self {
-            parts: std::iter::once(0..begin).collect(),
-            length: begin,
-            directory: Vec::new(),
-            entries: 0,
-        };
-        for ((offset, line), end) in lines.into_iter().zip(ends) {
+    /// `entries`: where each begins, and where its line is among `lines` if it is kept. An entry ends where the next one
+    /// begins, the last one at `end`.
+    fn of_entries(mut entries: Vec<(u64, Option<usize>)>, lines: Vec<u8>, end: u64) -> Option<Self> {
+        entries.sort_unstable();
+        let ends = entries.iter().skip(1).map(|(offset, _)| *offset).chain([end]).collect::<Vec<_>>();
+        let begin = entries.first()?.0;
+        let parts = std::iter::once(0..begin).collect();
+        let mut packed = Self { parts, length: begin, directory: lines, entries: 0 };
+        for ((offset, line), end) in entries.into_iter().zip(ends) {
             // Two lines about one entry are no mistake, but rare.
             if offset >= end || offset >= TOO_FAR {
                 return None;
             }
-            let Some(mut line) = line else { continue };
-            let moved = u32::try_from(packed.length).ok()?;
-            line.get_mut(OFFSET_AT..OFFSET_AT + size_of::<u32>())?.copy_from_slice(&moved.to_le_bytes());
-            packed.directory.extend(line);
+            let Some(line) = line else { continue };
+            let moved = u32::try_from(packed.length).ok()?.to_le_bytes();
+            let at = line + OFFSET_AT;
+            packed.directory.get_mut(at..at + moved.len())?.copy_from_slice(&moved);
             packed.entries += 1;
             packed.length += end - offset;
             match packed.parts.last_mut() {
