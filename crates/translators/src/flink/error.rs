@@ -100,7 +100,12 @@ impl FlinkError {
 
     /// Whether Flink knows nothing of what was asked for.
     pub(super) fn is_not_found(&self) -> bool {
-        matches!(self, FlinkError::Refused { status: 404, .. })
+        // As Flink answers for the status of a job: it is an error of its own server to it, with status 500.
+        const NO_SUCH_JOB: &str = "FlinkJobNotFoundException";
+        match self {
+            FlinkError::Refused { status, reason, .. } => *status == 404 || reason.contains(NO_SUCH_JOB),
+            _ => false,
+        }
     }
 
     /// As the job's failure.

@@ -137,6 +137,13 @@ async fn a_cluster_that_is_gone_or_has_lost_the_job_fails_it() {
     for (answer, words) in [
         (refused(503, "no leader"), "has been away"),
         (refused(404, "Job could not be found."), "no longer knows job"),
+        (
+            refused(
+                500,
+                "<Exception on server side:\norg.apache.flink.runtime.messages.FlinkJobNotFoundException: Could not find",
+            ),
+            "no longer knows job",
+        ),
     ] {
         let (backend, flink) = (Backend::with_patience(patience.clone()), ScriptedFlink::start().await);
         flink.answer(JOB, [job("RUNNING", "RUNNING"), answer]);
@@ -181,6 +188,28 @@ async fn drain_with_a_savepoint(how: &str, closes_windows: bool) {
     let stop: Value = serde_json::from_slice(&flink.seen(STOP)[0].body).unwrap();
     assert_eq!(stop, json!({ "drain": closes_windows, "targetDirectory": "file:/s" }));
     assert_eq!(flink.seen(STOP).len(), 1);
+}
+
+/// The job is seen to have ended before anybody has asked for its savepoint again.
+#[tokio::test]
+async fn a_savepoint_is_told_of_after_the_end_too() {
+    let (backend, flink) = (Backend::new(), ScriptedFlink::start().await);
+    flink.answer(JOB, [job("RUNNING", "RUNNING")]);
+    flink.answer(STOP, [Answer::Json(202, json!({ "request-id": "cafe" }))]);
+    flink.answer(SAVEPOINT, [ok(json!({ "status": { "id": "IN_PROGRESS" } }))]);
+    let unbounded = impulse(is_bounded::Enum::Unbounded);
+    let draining = backend.run(unbounded, options(&[("flink_master", &flink.address)])).await;
+    flink.wait_for(JOB).await;
+    draining.result.drain().unwrap();
+    flink.wait_for(SAVEPOINT).await;
+    flink.answer(JOB, [job("FINISHED", "FINISHED")]);
+    flink.wait_for(ACCUMULATORS).await;
+    let operation = json!({ "location": "file:/s/1" });
+    flink.answer(SAVEPOINT, [ok(json!({ "status": { "id": "COMPLETED" }, "operation": operation }))]);
+    assert!(matches!(draining.end().await, Outcome::Drained));
+    assert!(
+        draining.listener.message_with(Importance::Basic, "stopped; the savepoint is file:/s/1").is_some()
+    );
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use runner_core::backend::Importance;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use super::note::Note;
 use super::{Context, Wish};
@@ -12,6 +12,9 @@ use crate::flink::rest::StopRequest;
 
 /// A request that was not heard is repeated that often.
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
+/// How often a job that has ended is asked for its savepoint, which Flink has told of by then but for an accident.
+const LAST_TRIES: u32 = 10;
+const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(500);
 
 #[derive(Debug, Default)]
 pub(super) struct Stop {
@@ -52,6 +55,19 @@ impl Stop {
         match self.drain {
             Drain::Underway(_) | Drain::Done => true,
             Drain::Not | Drain::Again(_) | Drain::Refused => false,
+        }
+    }
+
+    /// The job has ended: where its savepoint is, if it has one, may not have been told yet.
+    pub(super) async fn see_the_savepoint(&mut self, context: &Context) {
+        for attempt in 0..LAST_TRIES {
+            if !matches!(self.drain, Drain::Underway(_)) {
+                return;
+            }
+            if attempt > 0 {
+                sleep(BETWEEN_LAST_TRIES).await;
+            }
+            self.drain(context).await;
         }
     }
 

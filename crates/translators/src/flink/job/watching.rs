@@ -148,6 +148,7 @@ impl Watch<'_> {
                     self.restarts(&details).await;
                 }
                 self.final_metrics(true).await;
+                self.stop.see_the_savepoint(self.context).await;
                 if self.stop.has_drained() { Outcome::Drained } else { Outcome::Done }
             }
             End::Canceled => {
