@@ -438,8 +438,16 @@ def test_a_job_with_restarts_outlives_its_taskmanager(endpoint, external, new_cl
 def _counting_with_checkpoints(endpoint, environment, path, cluster):
   """A job that counts on that cluster, and has something to go on from."""
   result = _counting(endpoint, environment, path, '--flink_master=' + cluster.master)
-  cluster.wait(lambda: cluster.get('/jobs/%s/checkpoints' % _flink_job(cluster))['counts']['completed'] >= 2, 90)
+  cluster.wait(lambda: _counted(path), 90)
+  # One that is under way may not have what has just been counted.
+  before = _checkpoints(cluster)
+  cluster.wait(lambda: _checkpoints(cluster) >= before + 2, 90)
   return result
+
+
+def _checkpoints(cluster):
+  """How many the one job has."""
+  return cluster.get('/jobs/%s/checkpoints' % _flink_job(cluster))['counts']['completed']
 
 
 def _flink_job(cluster):
