@@ -14,7 +14,8 @@ use crate::flink::rest::StopRequest;
 const BETWEEN_TRIES: Duration = Duration::from_secs(5);
 /// How often a job that has ended is asked for its savepoint, which Flink has told of by then but for an accident.
 const LAST_TRIES: u32 = 10;
-const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(500);
+/// So much longer each time; none before the first.
+const BETWEEN_LAST_TRIES: Duration = Duration::from_millis(100);
 
 #[derive(Debug, Default)]
 pub(super) struct Stop {
@@ -60,14 +61,11 @@ impl Stop {
 
     /// The job has ended: where its savepoint is, if it has one, may not have been told yet.
     pub(super) async fn see_the_savepoint(&mut self, context: &Context) {
-        for attempt in 0..LAST_TRIES {
-            if !matches!(self.drain, Drain::Underway(_)) {
-                return;
-            }
-            if attempt > 0 {
-                sleep(BETWEEN_LAST_TRIES).await;
-            }
+        let mut tries = 0;
+        while matches!(self.drain, Drain::Underway(_)) && tries < LAST_TRIES {
+            sleep(BETWEEN_LAST_TRIES * tries).await;
             self.drain(context).await;
+            tries += 1;
         }
     }
 

@@ -165,29 +165,19 @@ impl Watch<'_> {
     /// Waits until Flink shows the job as it ended: metrics and exceptions are of what it shows.
     async fn see_the_end(&self, end: End) -> Option<JobDetails> {
         let rest = &self.context.rest;
-        let begun = Instant::now();
-        let mut bound = None;
-        loop {
+        let config = rest.config().await.ok();
+        let shown_for = config.and_then(|config| config.refresh_interval()).unwrap_or(SHOWN_FOR);
+        let until = Instant::now() + shown_for + LOOKING;
+        while Instant::now() < until {
             match rest.job(&self.context.flink_job_id).await {
                 Ok(details) if details.state.end() == Some(end) => return Some(details),
                 Err(error) if !error.is_passing() => return None,
-                Ok(_) | Err(_) => {}
+                Ok(_) | Err(_) => sleep(SHORTEST_INTERVAL).await,
             }
-            let bound = match bound {
-                Some(bound) => bound,
-                None => {
-                    let shown_for = rest.config().await.map_or(SHOWN_FOR, |config| config.refresh_interval());
-                    *bound.insert(shown_for + LOOKING)
-                }
-            };
-            if begun.elapsed() > bound {
-                let text =
-                    "Flink does not show how the job ended; some of its metrics may be missing".to_owned();
-                self.context.listener.message(Importance::Warning, text);
-                return None;
-            }
-            sleep(SHORTEST_INTERVAL).await;
         }
+        let text = "Flink does not show how the job ended; some of its metrics may be missing".to_owned();
+        self.context.listener.message(Importance::Warning, text);
+        None
     }
 
     /// Tells of a failure that Flink mends itself.

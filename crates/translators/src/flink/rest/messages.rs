@@ -11,19 +11,16 @@ pub(crate) struct ClusterConfig {
     /// e.g. `1.19.3`.
     #[serde(rename = "flink-version")]
     pub(crate) flink_version: String,
-    /// `web.refresh-interval`, in milliseconds: so old may be what Flink shows of a job.
-    #[serde(rename = "refresh-interval", default = "default_refresh_interval")]
-    refresh_interval: u64,
-}
-
-fn default_refresh_interval() -> u64 {
-    3000
+    /// `web.refresh-interval`, in milliseconds: how old answers may be that are about a job's graph, which are its details,
+    /// exceptions and accumulators.
+    #[serde(rename = "refresh-interval", default)]
+    refresh_interval: Option<u64>,
 }
 
 impl ClusterConfig {
-    /// How old the answers that are about a job's graph may be: its details, exceptions and accumulators.
-    pub(crate) fn refresh_interval(&self) -> Duration {
-        Duration::from_millis(self.refresh_interval)
+    /// If it says so.
+    pub(crate) fn refresh_interval(&self) -> Option<Duration> {
+        self.refresh_interval.map(Duration::from_millis)
     }
 }
 
