@@ -344,10 +344,14 @@ class _CountTo(beam.DoFn):
       f.write('%d\n' % count.read())
 
 
+# The first one comes while the first bundle runs, whose output must not wait for another.
+CHECKPOINTS_MS = 1000
+
+
 def _counting(endpoint, environment, path, *options):
   options = PipelineOptions(
       harness.portable_options(
-          endpoint, environment, [ON_FLINK, '--streaming', '--checkpointing_interval=3000', *options]))
+          endpoint, environment, [ON_FLINK, '--streaming', '--checkpointing_interval=%d' % CHECKPOINTS_MS, *options]))
   pipeline = beam.Pipeline(options=options)
   _ = (
       pipeline | PeriodicImpulse(fire_interval=0.2) | beam.Map(lambda _: ('all', 1))

@@ -14,6 +14,7 @@ const ALLOW_NON_RESTORED_STATE: &str = "allow_non_restored_state";
 const SAVEPOINT_TARGET: &str = "flink_savepoint_target";
 const DRAIN: &str = "flink_drain";
 const CHECKPOINTING_INTERVAL: &str = "checkpointing_interval";
+const FINISH_BUNDLES: &str = "finish_bundle_before_checkpointing";
 const DETACHED: &str = "detached";
 const STREAMING: &str = "streaming";
 /// Those that Beam's runner reads itself, as whole numbers.
@@ -89,6 +90,13 @@ pub(super) fn describe() -> Vec<PipelineOption> {
             "savepoint",
         ),
         option(
+            FINISH_BUNDLES,
+            OptionKind::String,
+            "true or false: a checkpoint waits for the bundles that have begun. With false it does not wait, and what such a \
+             bundle gives out stays in the checkpoint until its stage has another bundle, which may be never.",
+            "true",
+        ),
+        option(
             DETACHED,
             OptionKind::Boolean,
             "Leave the job to Flink: it is DONE here as soon as it runs there.",
@@ -153,7 +161,9 @@ impl FlinkSettings {
 
 /// The options as Beam's runner in the cluster is told them.
 ///
-/// With the address of a cluster it would try to submit the job to that cluster once more.
+/// With the address of a cluster it would try to submit the job to that cluster once more. What a stage gives out while
+/// a checkpoint is taken is kept back by Beam's runner until the stage has another bundle (BEAM-10558): what reads one
+/// impulse never has, and the job would stand still. So bundles end before, unless the user wants it otherwise.
 pub(super) fn for_runner(options: &PipelineOptions, job_name: &str) -> Struct {
     let mut all = options.as_struct().clone();
     let mut set = |name: &str, value: &str| {
@@ -163,6 +173,9 @@ pub(super) fn for_runner(options: &PipelineOptions, job_name: &str) -> Struct {
     };
     set(FLINK_MASTER, "[auto]");
     set("job_name", job_name);
+    if options.get(FINISH_BUNDLES).is_none() {
+        set(FINISH_BUNDLES, "true");
+    }
     all
 }
 
@@ -203,6 +216,15 @@ mod tests {
             assert!(read(name).unwrap_err().contains(name));
         }
         assert!(read(DRAIN).unwrap_err().contains("end or savepoint"));
+    }
+
+    #[test]
+    fn checkpoints_wait_for_bundles_unless_told_otherwise() {
+        let told = |given: &[(&str, &str)]| {
+            PipelineOptions::new(for_runner(&options(given), "count")).boolean(FINISH_BUNDLES)
+        };
+        assert!(told(&[]));
+        assert!(!told(&[(FINISH_BUNDLES, "false")]));
     }
 
     #[test]
