@@ -171,6 +171,25 @@ def test_metrics(endpoint, environment):
   assert gauge.committed.value == 7
 
 
+class _Bundles(beam.DoFn):
+  def start_bundle(self):
+    Metrics.counter('flink', 'bundles').inc()
+
+  def process(self, element):
+    yield element
+
+
+@pytest.mark.parametrize('most, expected', [(1, 20), (1000, 1)])
+def test_an_option_that_only_beams_runner_knows_reaches_it(endpoint, external, most, expected):
+  options = PipelineOptions(
+      harness.portable_options(endpoint, external, [ON_FLINK, '--streaming', '--max_bundle_size=%d' % most]))
+  pipeline = beam.Pipeline(options=options)
+  _ = pipeline | beam.Create(range(20)) | beam.Reshuffle() | 'Count' >> beam.ParDo(_Bundles())
+  result = harness.run_pipeline(pipeline)
+  [bundles] = result.metrics().query(MetricsFilter().with_name('bundles'))['counters']
+  assert bundles.committed == expected
+
+
 def _explode(element):
   raise ArithmeticError('a mistake with %r' % element)
 

@@ -69,6 +69,7 @@ async fn a_job_is_packed_uploaded_run_and_its_jar_removed() {
     assert_eq!(
         json("pipeline-options.json"),
         json!({
+            "beam:option:finish_bundle_before_checkpointing:v1": "true",
             "beam:option:flink_master:v1": "[auto]",
             "beam:option:job_name:v1": "wordcount",
             "beam:option:parallelism:v1": "3",

@@ -6,6 +6,7 @@
 
 mod directory;
 mod entries;
+mod nothing_to_stage;
 mod packed;
 mod portable;
 mod runner;

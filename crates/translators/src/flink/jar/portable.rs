@@ -9,13 +9,15 @@ use std::sync::Arc;
 use beam_model::pipeline::{ArtifactFilePayload, ArtifactInformation, Pipeline};
 use beam_model::urns::standard_artifacts::types;
 use prost::Message;
-use prost_types::Struct;
+use prost_types::value::Kind;
+use prost_types::{Struct, Value};
 use runner_core::fault::Fault;
 use runner_core::ports::ArtifactSource;
 
 use super::RunnerJar;
 use super::directory::{Directory, FileRange, end_records};
 use super::entries::{Entries, EntryWriter};
+use super::nothing_to_stage;
 use super::packed::{FlinkClasses, Packed};
 use super::runner::PIPELINE_FOLDER;
 use crate::flink::error::FlinkError;
@@ -64,8 +66,14 @@ impl PortableJar {
         writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline.json"), |out| {
             json::write_pipeline(&pipeline, out)
         })?;
+        let mut options = options.clone();
+        if runner.can_skip_staging {
+            writer.add(nothing_to_stage::FILE, |out| out.write_all(&nothing_to_stage::class_file()))?;
+            let name = Value { kind: Some(Kind::StringValue(nothing_to_stage::NAME.to_owned())) };
+            options.fields.insert(format!("beam:option:{}:v1", nothing_to_stage::OPTION), name);
+        }
         writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline-options.json"), |out| {
-            json::write_struct(options, out)
+            json::write_struct(&options, out)
         })?;
         writer.add(&format!("{PIPELINE_FOLDER}pipeline-manifest.json"), |out| {
             write!(out, "{{\"defaultJobName\": \"{JOB}\"}}").map_err(FlinkError::from)

@@ -5,6 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::directory::{Directory, Entry};
+use super::nothing_to_stage;
 use super::packed::{FlinkClasses, Packed};
 use crate::flink::error::FlinkError;
 
@@ -28,6 +29,8 @@ pub(in crate::flink) struct RunnerJar {
     directory: Directory,
     path: PathBuf,
     flink_version: Option<String>,
+    /// Whether it has what `nothing_to_stage` needs.
+    pub(super) can_skip_staging: bool,
 }
 
 impl RunnerJar {
@@ -43,8 +46,10 @@ impl RunnerJar {
         let length = file.metadata().map_err(failed)?.len();
         let directory = Directory::find(&file, length).map_err(failed)?;
         let (mut has_entry_class, mut has_pipeline, mut version_entry) = (false, false, None);
+        let mut can_skip_staging = false;
         let see = |entry: Entry| {
             has_entry_class |= entry.name() == ENTRY_CLASS_FILE.as_bytes();
+            can_skip_staging |= entry.name() == nothing_to_stage::NEEDED.as_bytes();
             has_pipeline |= entry.name().starts_with(PIPELINE_FOLDER.as_bytes());
             if entry.name() == VERSION_FILE.as_bytes() {
                 version_entry = Some(entry);
@@ -62,7 +67,7 @@ impl RunnerJar {
             Some(entry) => read_version(&file, &entry).map_err(failed)?,
             None => None,
         };
-        Ok(Self { file, directory, path: path.to_owned(), flink_version })
+        Ok(Self { file, directory, path: path.to_owned(), flink_version, can_skip_staging })
     }
 
     /// What of it goes into a job's jar. Reads its table of contents again if classes are to be left out.

@@ -130,6 +130,25 @@ fn a_jar_has_the_runner_and_the_job() {
 }
 
 #[test]
+fn a_runner_that_can_be_told_looks_for_nothing_to_stage() {
+    let folder = tempfile::tempdir().unwrap();
+    for told in [true, false] {
+        let other = if told { nothing_to_stage::NEEDED } else { "a.class" };
+        let files: [(&str, &[u8]); 2] = [(RUNNER, b""), (other, b"")];
+        let runner = RunnerJar::open(&jar_of(folder.path(), &files, 0)).unwrap();
+        let mut archive =
+            ZipArchive::new(Cursor::new(whole(&pack(runner, vec![], folder.path()).unwrap()))).unwrap();
+        let options = text_of(&mut archive, "BEAM-PIPELINE/pipeline/pipeline-options.json");
+        assert_eq!(
+            options.contains("detector_factory_class:v1\":\"beamline.NothingToStage\""),
+            told,
+            "{options}"
+        );
+        assert_eq!(archive.by_name(nothing_to_stage::FILE).is_ok(), told);
+    }
+}
+
+#[test]
 fn flink_is_left_out_where_the_cluster_has_it() {
     const LEFT_OUT: [&str; 4] = [
         "org/apache/flink/runtime/A.class",

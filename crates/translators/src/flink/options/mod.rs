@@ -5,6 +5,10 @@ use prost_types::{Struct, Value};
 use runner_core::backend::{OptionKind, PipelineOption};
 use runner_core::options::PipelineOptions;
 
+mod handed_on;
+
+use handed_on::CHECKPOINTING_INTERVAL;
+
 use super::rest::Master;
 use super::{FlinkConfig, JobsOnFlink};
 
@@ -13,55 +17,20 @@ const SAVEPOINT_PATH: &str = "savepoint_path";
 const ALLOW_NON_RESTORED_STATE: &str = "allow_non_restored_state";
 const SAVEPOINT_TARGET: &str = "flink_savepoint_target";
 const DRAIN: &str = "flink_drain";
-const CHECKPOINTING_INTERVAL: &str = "checkpointing_interval";
 const FINISH_BUNDLES: &str = "finish_bundle_before_checkpointing";
 const DETACHED: &str = "detached";
 const STREAMING: &str = "streaming";
-/// Those that Beam's runner reads itself, as whole numbers.
-const WHOLE_NUMBERS: [&str; 4] =
-    ["parallelism", "max_parallelism", CHECKPOINTING_INTERVAL, "number_of_execution_retries"];
 /// What SDKs send if nobody chose a cluster.
 const NO_MASTER: [&str; 3] = ["[auto]", "[local]", "[collection]"];
 
 pub(super) fn describe() -> Vec<PipelineOption> {
     let option = |name, kind, description, default| PipelineOption { name, kind, description, default };
-    vec![
+    let read_here = [
         option(
             FLINK_MASTER,
             OptionKind::String,
             "HOST:PORT, or the URL, of the REST endpoint of the Flink cluster. Not given: the server's own.",
             "[auto]",
-        ),
-        option(
-            "parallelism",
-            OptionKind::Integer,
-            "Into how many parts Flink divides each step; -1 leaves it to the cluster.",
-            "-1",
-        ),
-        option(
-            "max_parallelism",
-            OptionKind::Integer,
-            "Up to how many parts a job can be resumed with; -1 leaves it to the cluster.",
-            "-1",
-        ),
-        option(
-            CHECKPOINTING_INTERVAL,
-            OptionKind::Integer,
-            "Milliseconds between checkpoints of a streaming job; -1 for none.",
-            "-1",
-        ),
-        option("checkpointing_mode", OptionKind::String, "EXACTLY_ONCE or AT_LEAST_ONCE.", "EXACTLY_ONCE"),
-        option(
-            "number_of_execution_retries",
-            OptionKind::Integer,
-            "How often Flink restarts a failed job; -1 leaves it to the cluster.",
-            "-1",
-        ),
-        option(
-            "object_reuse",
-            OptionKind::Boolean,
-            "Hand elements on within Flink without copying them.",
-            "false",
         ),
         option(
             SAVEPOINT_PATH,
@@ -102,7 +71,8 @@ pub(super) fn describe() -> Vec<PipelineOption> {
             "Leave the job to Flink: it is DONE here as soon as it runs there.",
             "false",
         ),
-    ]
+    ];
+    read_here.into_iter().chain(handed_on::describe()).collect()
 }
 
 /// The options of one job, understood.
@@ -138,7 +108,7 @@ impl FlinkSettings {
                 "no Flink cluster is named: give --{FLINK_MASTER}=HOST:PORT or a URL, or start the server with --flink-master"
             ));
         };
-        for name in WHOLE_NUMBERS {
+        for name in handed_on::whole_numbers() {
             options.integer(name)?;
         }
         let drain = match options.string(DRAIN).unwrap_or("savepoint") {
@@ -212,7 +182,7 @@ mod tests {
     #[test]
     fn options_that_make_no_sense_are_told() {
         let read = |name| FlinkSettings::read(&options(&[(name, "many")]), &config(Some("a:1")));
-        for name in WHOLE_NUMBERS {
+        for name in handed_on::whole_numbers() {
             assert!(read(name).unwrap_err().contains(name));
         }
         assert!(read(DRAIN).unwrap_err().contains("end or savepoint"));
