@@ -6,6 +6,7 @@
 
 mod attempt;
 mod await_side_inputs;
+mod bundles;
 mod clock;
 mod collectors;
 mod handed_out;
@@ -13,6 +14,7 @@ mod late;
 mod merging;
 mod outputs;
 mod progress;
+mod room;
 mod splits;
 mod spread;
 mod state;
@@ -28,27 +30,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use beam_model::pipeline::MonitoringInfo;
 use beam_model::time::EventTime;
 use tokio::sync::{mpsc, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 
 use crate::backend::Outcome;
 use crate::engine::{Attempt, BundleId, BundlePolicy, Engine, EngineAction, EngineEvent};
 use crate::fault::Fault;
 use crate::meters::{Load, WaitingShare};
-use crate::plan::{CollectionId, ExecutionPlan, Merging, Node, NodeId, Stage, StageSideInput};
+use crate::plan::{CollectionId, ExecutionPlan, Node, NodeId, StageSideInput};
 use crate::ports::{
-    BundleControl, BundleRequests, BundleResult, Finalizer, JobBundleFactory, Reservation,
-    StageBundleFactory, Storage, StoredBlock,
+    BundleControl, BundleResult, JobBundleFactory, Reservation, StageBundleFactory, Storage, StoredBlock,
 };
 use crate::runner_transforms::iterables::Iterables;
 use crate::runner_transforms::live_side_input::Snapshot;
 use crate::runner_transforms::side_input::SideInput;
 use crate::runner_transforms::{elements, impulse_element};
-use crate::state::{BundleState, CacheUse, StateStore, UserStateCaches};
+use crate::state::{StateStore, UserStateCaches};
 use attempt::Content;
+use bundles::Uncommitted;
 use clock::Alarm;
 pub use clock::Clock;
 use collectors::{Collectors, LiveViews, SideInputCollector, What};
@@ -60,10 +61,6 @@ use workers::StageWorkers;
 
 /// How long callbacks of committed bundles may take once the job is over.
 const FINALIZATION_LIMIT: Duration = Duration::from_secs(30);
-/// How long a bundle of unbounded input runs at a stretch, if it can be split.
-const CHECKPOINT_EVERY: Duration = Duration::from_millis(200);
-/// How often it is looked whether user state has to make room. Whoever asks for some makes room anyway.
-const ROOM_EVERY: Duration = Duration::from_millis(100);
 /// How often workers are asked for the metrics of their process; besides that, when the job ends.
 const WORKER_METRICS_EVERY: Duration = Duration::from_secs(10);
 /// What a timer takes in memory, about: itself, its key and window, and its place among the others, in bytes.
@@ -175,14 +172,6 @@ fn may_wait(storage: &dyn Storage, looked_at: u64, bytes: u64) -> bool {
     let budget = storage.budget();
     let short = || budget.on_disk() > 0 || budget.used().saturating_add(bytes) > budget.limit();
     looked_at > INLINE_BYTES || (storage.waits() && short())
-}
-
-/// What a successful attempt said and did, besides what the engine knows.
-struct Uncommitted {
-    infos: Vec<MonitoringInfo>,
-    finalizer: Option<Box<dyn Finalizer>>,
-    state: Option<Arc<BundleState>>,
-    cache: Option<Arc<CacheUse>>,
 }
 
 struct Job {
@@ -409,144 +398,6 @@ impl Job {
         ask(self.collectors.side_input(collection, planned, &mut self.tasks));
     }
 
-    fn side_inputs_version(&self, stage: &Stage) -> Option<u64> {
-        let global = stage.side_inputs.iter().filter(|side| side.map_windows.is_none());
-        // Each only ever grows.
-        global
-            .filter_map(|side| self.live.get(&side.collection))
-            .map(|view| view.version())
-            .reduce(u64::wrapping_add)
-    }
-
-    fn run_bundle(
-        &mut self,
-        node: NodeId,
-        bundle: BundleId,
-        attempt: Attempt,
-        input: Arc<splits::Input>,
-        mut content: Content,
-    ) {
-        let plan = self.execution.plan.clone();
-        let Node::Stage(stage) = &plan.nodes[node.0] else { return };
-        let Some(workers) = self.stages.get(&node).map(|stage| stage.of_bundle(content.draining)) else {
-            return;
-        };
-        let side_inputs = state::SideInputs::new(stage, &self.side_inputs);
-        let user = stage.keyed.as_ref().map(|keyed| {
-            let store = self.states.entry(node).or_insert_with(|| {
-                let storage = self.execution.storage.clone();
-                let store = Arc::new(StateStore::new(&stage.spec.name, keyed.states.clone(), storage));
-                let room = keep_room(store.clone());
-                self.tasks.spawn(collectors::report_failure(self.reports.clone(), room));
-                store
-            });
-            Arc::new(store.begin())
-        });
-        // When windows merge their state is put together here, and workers do not learn of it.
-        let cached = stage.keyed.as_ref().filter(|keyed| matches!(keyed.merging, Merging::Never));
-        let cache = cached.map(|_| {
-            let partitions = std::mem::take(&mut content.partitions);
-            Arc::new(self.caches.entry(node).or_default().begin(partitions))
-        });
-        let (control, requests) = BundleRequests::channel();
-        if plan.streaming && stage.restriction_reader.is_some() {
-            self.checkpoint_regularly(control.clone());
-        }
-        self.controls.insert(bundle, control.clone());
-        self.inputs.insert(bundle, (input.clone(), workers.stage.clone()));
-        let run = attempt::Run {
-            plan: plan.clone(),
-            storage: self.execution.storage.clone(),
-            node,
-            bundle,
-            attempt,
-            input,
-            content,
-            state: Arc::new(state::StageState {
-                side_inputs,
-                user,
-                cache: cache.clone(),
-                storage: self.execution.storage.clone(),
-                iterables: self.iterables.clone(),
-            }),
-            spread: self.spread.clone(),
-            inject: self.execution.inject,
-            requests,
-            control,
-            progress: self.execution.progress.clone(),
-            reports: self.reports.clone(),
-            side_inputs_version: self.side_inputs_version(stage),
-        };
-        tracing::debug!(stage = stage.spec.name, bundle = bundle.0, attempt = attempt.0, "bundle starts");
-        self.execution.progress.meters.bundles.started.add(1);
-        let reports = self.reports.clone();
-        self.tasks.spawn(async move {
-            let result = run.run(&workers).await;
-            if let (Err(_), Some(cache)) = (&result, &cache) {
-                cache.discard();
-            }
-            let _ = reports.send(Report::Attempt { bundle, attempt, result }).await;
-        });
-    }
-
-    /// What reads restrictions may never end by itself, and nothing of it is seen before it has.
-    fn checkpoint_regularly(&mut self, control: BundleControl) {
-        let mut watch = tokio::time::interval_at(Instant::now() + CHECKPOINT_EVERY, CHECKPOINT_EVERY);
-        self.tasks.spawn(async move {
-            while control.is_open() {
-                watch.tick().await;
-                control.split(0.0).await;
-            }
-        });
-    }
-
-    /// Has a running bundle leave undone what it can.
-    fn checkpoint(&mut self, bundle: BundleId) {
-        // What is bounded ends by itself.
-        let streaming = self.execution.plan.streaming;
-        if let Some(control) = self.controls.get(&bundle).filter(|_| streaming).cloned() {
-            self.tasks.spawn(async move {
-                control.split(0.0).await;
-            });
-        }
-    }
-
-    /// Asks a running bundle to share what is left to it.
-    fn split(&mut self, bundle: BundleId, attempt: Attempt, fraction_of_remainder: f64) {
-        let Some(control) = self.controls.get(&bundle).cloned() else { return };
-        let Some((input, workers)) = self.inputs.get(&bundle).cloned() else { return };
-        let reports = self.reports.clone();
-        self.tasks.spawn(async move {
-            let is_split = input.ask(control, workers, fraction_of_remainder).await;
-            let event = EngineEvent::SplitAnswered { bundle, attempt, is_split };
-            let _ = reports.send(Report::Event(event)).await;
-        });
-    }
-
-    fn commit(&mut self, bundle: BundleId, attempt: Attempt) {
-        self.controls.remove(&bundle);
-        self.inputs.remove(&bundle);
-        let Some(uncommitted) = self.uncommitted.remove(&(bundle, attempt)) else { return };
-        let Uncommitted { infos, finalizer, state, cache } = uncommitted;
-        if let Some(state) = state {
-            state.commit();
-        }
-        if let Some(cache) = cache {
-            cache.commit();
-        }
-        self.execution.progress.bundles_committed.fetch_add(1, Ordering::Relaxed);
-        self.execution.progress.meters.bundles.committed.add(1);
-        let infos = with_user_names(infos, &self.execution.plan.transform_names);
-        self.execution.progress.metrics().bundle_committed(&infos);
-        if let Some(finalizer) = finalizer {
-            self.finalizers.spawn(async move {
-                if let Err(fault) = finalizer.finalize().await {
-                    tracing::warn!(bundle = bundle.0, "a bundle's finalization callback failed: {fault}");
-                }
-            });
-        }
-    }
-
     /// Nobody waits for what a worker has to say whose bundle was called off.
     async fn last_worker_metrics(&mut self, outcome: &Outcome) {
         match outcome {
@@ -561,22 +412,6 @@ impl Job {
         let all = async { while self.finalizers.join_next().await.is_some() {} };
         if tokio::time::timeout(FINALIZATION_LIMIT, all).await.is_err() {
             tracing::warn!("finalization callbacks did not end in {FINALIZATION_LIMIT:?}; they are given up");
-        }
-    }
-}
-
-/// Has state of keys that nobody asks for make room for others.
-async fn keep_room(store: Arc<StateStore>) -> Result<(), Fault> {
-    if !store.is_limited() {
-        return Ok(());
-    }
-    let mut watch = tokio::time::interval(ROOM_EVERY);
-    watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        watch.tick().await;
-        if store.has_to_make_room() {
-            let (storage, store) = (store.storage().clone(), store.clone());
-            collectors::compute(storage.as_ref(), 0, move || store.make_room()).await?;
         }
     }
 }

@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use beam_model::coders::Coder;
 use beam_model::coders::varint;
 use beam_model::coders::windowed_value::read_header;
+use beam_model::pipeline::MonitoringInfo;
 use bytes::Bytes;
 
 use super::*;
@@ -22,7 +23,7 @@ use crate::fault::Blame;
 use crate::plan::testing::PlanBuilder;
 use crate::plan::{KeyedStage, Merging};
 use crate::ports::memory::SpillingStorage;
-use crate::ports::{CacheToken, RemoteBundle, Residual, StageSpec, StateKey};
+use crate::ports::{CacheToken, Finalizer, RemoteBundle, Residual, StageSpec, StateKey};
 
 /// A job that takes longer is hung.
 const LIMIT: Duration = Duration::from_secs(60);
