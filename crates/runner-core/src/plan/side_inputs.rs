@@ -8,8 +8,9 @@ use std::sync::Arc;
 use beam_model::pipeline::{WindowingStrategy, is_bounded};
 use beam_model::urns::global_windows_payload;
 
+use super::planner::in_order;
 use super::trigger::{AccumulationMode, Firing, Trigger, Unfit};
-use super::{Collection, CollectionId, Node, StageSideInput, in_order};
+use super::{Collection, CollectionId, Node, StageSideInput};
 use crate::graph::QueryablePipeline;
 
 /// How a PCollection without an end is read as a side input.
