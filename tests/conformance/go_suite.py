@@ -21,6 +21,8 @@ sys.path[:0] = [str(ROOT / 'scripts'), str(ROOT / 'benches')]
 import measured  # pylint: disable=wrong-import-position
 from beamline_server import BeamlineServer  # pylint: disable=wrong-import-position
 
+from results import states_table  # pylint: disable=wrong-import-position
+
 SDK = 'github.com/apache/beam/sdks/v2'
 PACKAGES = ('go/test/integration/primitives', 'go/test/regression')
 TEST_SECONDS = 60
@@ -109,11 +111,7 @@ def main():
 
 
 def report(runners, results):
-  print('\n| runner | passed | failed | hung | skipped by itself |\n|---|--:|--:|--:|--:|')
-  for runner in runners:
-    of = [state for (ran_on, _), (state, _) in results.items() if ran_on == runner]
-    print('| %s | %s |' % (runner, ' | '.join(
-        str(of.count(state)) for state in ('passed', 'failed', 'hung', 'skipped'))))
+  print('', *states_table(runners, results), sep='\n')
   bad = 0
   for (runner, name), (state, said) in results.items():
     if runner == 'Beamline' and state in ('failed', 'hung'):

@@ -75,3 +75,15 @@ def read_table(path, columns):
             path, number, len(cells), len(columns), ' '.join(columns)))
       rows.append(dict(zip(columns, cells)))
   return rows
+
+
+STATES = ('passed', 'failed', 'hung', 'skipped')
+
+
+def states_table(runners, results):
+  """Lines of a table of how many tests of each runner ended how. `results`: (state, what was said), by (runner, test)."""
+  lines = ['| runner | passed | failed | hung | skipped by itself |', '|---|--:|--:|--:|--:|']
+  for runner in runners:
+    of = [state for (ran_on, _), (state, _) in results.items() if ran_on == runner]
+    lines.append('| %s | %s |' % (runner, ' | '.join(str(of.count(state)) for state in STATES)))
+  return lines
