@@ -170,7 +170,7 @@ fn put(out: &mut Vec<u8>, numbers: &[u16]) {
 mod tests {
     use super::*;
 
-    /// Reads a class file as a virtual machine does, and gives back the name and code of each method.
+    /// Reads a class file from its beginning to its end, as a virtual machine does.
     struct Reader<'a>(&'a [u8]);
 
     impl<'a> Reader<'a> {

@@ -4,7 +4,7 @@ use runner_core::backend::{OptionKind, PipelineOption};
 
 use OptionKind::{Boolean, Integer, String};
 
-/// Those that an SDK's client sends as whole numbers, for which a job's options are looked through before it is submitted.
+/// Those that are whole numbers.
 pub(super) fn whole_numbers() -> impl Iterator<Item = &'static str> {
     ALL.iter().filter(|(_, kind, ..)| *kind == Integer).map(|(name, ..)| *name)
 }
@@ -15,8 +15,8 @@ pub(super) fn describe() -> impl Iterator<Item = PipelineOption> {
 
 pub(super) const CHECKPOINTING_INTERVAL: &str = "checkpointing_interval";
 
-/// Name, kind, description, and default of Beam's runner; none where the cluster has it. Of the kind that is a flag is only what is off if not given:
-/// the Python client takes a flag that is on by default to turn it off.
+/// Name, kind, description, and default of Beam's runner; none where the cluster has it. Only what is off by default is
+/// a flag: the Python client has one that is on by default turn it off.
 const ALL: [(&str, OptionKind, &str, &str); 27] = [
     (
         "parallelism",
