@@ -1,8 +1,11 @@
-//! What of a runner jar is packed into a job's.
+//! What of a runner jar is packed into a job's: all but what only costs a job time.
 //!
 //! A runner jar has the Flink in it that it was built with, a third of its bytes. A cluster that looks for Flink's classes among its
 //! own first (`classloader.parent-first-patterns.default`) never loads them, but has to take them in, keep them
 //! and send them to its TaskManagers with each job. So they are left out.
+//!
+//! So is a list of Beam's of classes of pipeline options, those of clouds among them: wherever it starts, Beam loads and
+//! checks all of them, though it learns of each that it is asked for when it is asked.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -36,6 +39,7 @@ const OF_EVERY_CLUSTER: [&str; 13] = [
 ];
 /// What Flink loads the classes from with which its processes talk: a jar in a jar, of 20 MB.
 const RPC_SYSTEM: &[u8] = b"flink-rpc-akka.jar";
+const KNOWN_OPTIONS: &[u8] = b"META-INF/services/org.apache.beam.sdk.options.PipelineOptionsRegistrar";
 /// An entry that begins there or later says so elsewhere in its line.
 const TOO_FAR: u64 = 0xFFFF_FFFF;
 
@@ -59,11 +63,11 @@ impl Packed {
         Ok(Self { parts: std::iter::once(0..offset).collect(), length: offset, directory: lines, entries })
     }
 
-    /// All but what every cluster has; all of a jar that is laid out in another way than jars are.
-    pub(super) fn without_flink(file: &File, directory: &Directory) -> io::Result<Self> {
+    /// All but what every cluster has or no job needs; all of a jar that is laid out in another way than jars are.
+    pub(super) fn trimmed(file: &File, directory: &Directory) -> io::Result<Self> {
         let (mut entries, mut lines) = (Vec::new(), Vec::new());
         directory.scan(file, |entry| {
-            let kept = (!is_of_every_cluster(&entry)).then_some(lines.len());
+            let kept = (!is_left_out(&entry)).then_some(lines.len());
             if kept.is_some() {
                 lines.extend(&entry.line);
             }
@@ -108,9 +112,11 @@ impl Packed {
     }
 }
 
-fn is_of_every_cluster(entry: &Entry) -> bool {
+fn is_left_out(entry: &Entry) -> bool {
     let name = entry.name();
-    name == RPC_SYSTEM || OF_EVERY_CLUSTER.iter().any(|folder| name.starts_with(folder.as_bytes()))
+    name == RPC_SYSTEM
+        || name == KNOWN_OPTIONS
+        || OF_EVERY_CLUSTER.iter().any(|folder| name.starts_with(folder.as_bytes()))
 }
 
 struct Parts<'a> {

@@ -70,11 +70,11 @@ impl RunnerJar {
         Ok(Self { file, directory, path: path.to_owned(), flink_version, can_skip_staging })
     }
 
-    /// What of it goes into a job's jar. Reads its table of contents again if classes are to be left out.
+    /// What of it goes into a job's jar. Reads its table of contents again if something is to be left out.
     pub(super) fn packed(&self, flink: FlinkClasses) -> io::Result<Packed> {
         match flink {
             FlinkClasses::OfTheJar => Packed::whole(&self.file, &self.directory),
-            FlinkClasses::OfTheCluster => Packed::without_flink(&self.file, &self.directory),
+            FlinkClasses::OfTheCluster => Packed::trimmed(&self.file, &self.directory),
         }
     }
 
