@@ -39,6 +39,7 @@ const OF_EVERY_CLUSTER: [&str; 13] = [
 ];
 /// What Flink loads the classes from with which its processes talk: a jar in a jar, of 20 MB.
 const RPC_SYSTEM: &[u8] = b"flink-rpc-akka.jar";
+/// Names those who know the classes of pipeline options that Beam is to load at its start.
 const KNOWN_OPTIONS: &[u8] = b"META-INF/services/org.apache.beam.sdk.options.PipelineOptionsRegistrar";
 /// An entry that begins there or later says so elsewhere in its line.
 const TOO_FAR: u64 = 0xFFFF_FFFF;
