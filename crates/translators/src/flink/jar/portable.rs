@@ -18,7 +18,7 @@ use super::RunnerJar;
 use super::directory::{Directory, FileRange, end_records};
 use super::entries::{Entries, EntryWriter};
 use super::nothing_to_stage;
-use super::packed::{FlinkClasses, Packed};
+use super::packed::{FILE_SYSTEMS, FlinkClasses, Packed, SdkCode, file_systems_packed};
 use super::runner::PIPELINE_FOLDER;
 use crate::flink::error::FlinkError;
 use crate::flink::json;
@@ -59,8 +59,15 @@ impl PortableJar {
         folder: &Path,
     ) -> Result<Self, FlinkError> {
         let JobContents { mut pipeline, options, artifacts, mark } = contents;
-        let packed = runner.packed(flink)?;
+        let sdk_code = SdkCode::of(&pipeline);
+        let packed = runner.packed(flink, sdk_code)?;
         let mut writer = EntryWriter::new(tempfile::tempfile_in(folder)?, packed.length);
+        if packed.is_trimmed
+            && sdk_code == SdkCode::InWorkers
+            && let Some(list) = &runner.file_systems
+        {
+            writer.add(FILE_SYSTEMS, |out| out.write_all(file_systems_packed(list).as_bytes()))?;
+        }
         pack_artifacts(&mut pipeline, artifacts, &mut writer)?;
         name_the_nameless(&mut pipeline);
         writer.add(&format!("{PIPELINE_FOLDER}{JOB}/pipeline.json"), |out| {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::directory::{Directory, Entry};
 use super::nothing_to_stage;
-use super::packed::{FlinkClasses, Packed};
+use super::packed::{FILE_SYSTEMS, FlinkClasses, Packed, SdkCode};
 use crate::flink::error::FlinkError;
 
 /// What Flink starts in it.
@@ -17,7 +17,7 @@ pub(super) const PIPELINE_FOLDER: &str = "BEAM-PIPELINE/";
 /// Flink's own note of which version it is.
 const VERSION_FILE: &str = ".flink-runtime.version.properties";
 const VERSION_KEY: &str = "project.version=";
-/// Bytes of the note; a real one has some hundred.
+/// Bytes of a note in the jar; a real one has some hundred.
 const LONGEST_NOTE: usize = 1 << 16;
 const STORED: u16 = 0;
 const DEFLATED: u16 = 8;
@@ -29,6 +29,8 @@ pub(in crate::flink) struct RunnerJar {
     directory: Directory,
     path: PathBuf,
     flink_version: Option<String>,
+    /// Beam's list of who knows file systems, as it is in the jar.
+    pub(super) file_systems: Option<String>,
     /// Whether it has what `nothing_to_stage` needs.
     pub(super) can_skip_staging: bool,
 }
@@ -45,14 +47,16 @@ impl RunnerJar {
         let file = File::open(path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
         let directory = Directory::find(&file, length).map_err(failed)?;
-        let (mut has_entry_class, mut has_pipeline, mut version_entry) = (false, false, None);
-        let mut can_skip_staging = false;
+        let (mut has_entry_class, mut has_pipeline, mut can_skip_staging) = (false, false, false);
+        let (mut version_entry, mut file_systems_entry) = (None, None);
         let see = |entry: Entry| {
             has_entry_class |= entry.name() == ENTRY_CLASS_FILE.as_bytes();
             can_skip_staging |= entry.name() == nothing_to_stage::NEEDED.as_bytes();
             has_pipeline |= entry.name().starts_with(PIPELINE_FOLDER.as_bytes());
             if entry.name() == VERSION_FILE.as_bytes() {
                 version_entry = Some(entry);
+            } else if entry.name() == FILE_SYSTEMS.as_bytes() {
+                file_systems_entry = Some(entry);
             }
         };
         directory.scan(&file, see).map_err(failed)?;
@@ -63,19 +67,16 @@ impl RunnerJar {
         if has_pipeline {
             return Err(not_a_runner("a pipeline is in it already".to_owned()));
         }
-        let flink_version = match version_entry {
-            Some(entry) => read_version(&file, &entry).map_err(failed)?,
-            None => None,
-        };
-        Ok(Self { file, directory, path: path.to_owned(), flink_version, can_skip_staging })
+        let read =
+            |entry: Option<Entry>| entry.map_or(Ok(None), |entry| read_note(&file, &entry)).map_err(failed);
+        let flink_version = read(version_entry)?.and_then(|note| version_in(&note));
+        let file_systems = read(file_systems_entry)?;
+        Ok(Self { file, directory, path: path.to_owned(), flink_version, file_systems, can_skip_staging })
     }
 
-    /// What of it goes into a job's jar. Reads its table of contents again if something is to be left out.
-    pub(super) fn packed(&self, flink: FlinkClasses) -> io::Result<Packed> {
-        match flink {
-            FlinkClasses::OfTheJar => Packed::whole(&self.file, &self.directory),
-            FlinkClasses::OfTheCluster => Packed::trimmed(&self.file, &self.directory),
-        }
+    /// What of it goes into a job's jar. Reads its table of contents again.
+    pub(super) fn packed(&self, flink: FlinkClasses, sdk_code: SdkCode) -> io::Result<Packed> {
+        Packed::of_job(&self.file, &self.directory, flink, sdk_code)
     }
 
     pub(in crate::flink) fn path(&self) -> &Path {
@@ -98,7 +99,13 @@ fn minor(version: &str) -> Vec<&str> {
     version.split(['.', '-']).take(2).collect()
 }
 
-fn read_version(file: &File, entry: &Entry) -> io::Result<Option<String>> {
+fn version_in(note: &str) -> Option<String> {
+    let version = note.lines().find_map(|line| line.trim().strip_prefix(VERSION_KEY))?;
+    Some(version.trim().to_owned())
+}
+
+/// A short text in the jar; `None` if it is long, or packed as nothing that Java reads is.
+fn read_note(file: &File, entry: &Entry) -> io::Result<Option<String>> {
     if entry.compressed_length > LONGEST_NOTE as u64 {
         return Ok(None);
     }
@@ -111,7 +118,5 @@ fn read_version(file: &File, entry: &Entry) -> io::Result<Option<String>> {
         },
         _ => return Ok(None),
     };
-    let note = String::from_utf8_lossy(&note);
-    let version = note.lines().find_map(|line| line.trim().strip_prefix(VERSION_KEY));
-    Ok(version.map(|version| version.trim().to_owned()))
+    Ok(Some(String::from_utf8_lossy(&note).into_owned()))
 }

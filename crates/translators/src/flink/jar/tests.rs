@@ -9,6 +9,7 @@ use beam_model::pipeline::{
     ArtifactFilePayload, ArtifactInformation, Components, Environment, PTransform, Pipeline,
 };
 use beam_model::urns::standard_artifacts::types;
+use beam_model::urns::standard_environments::environments;
 use prost::Message;
 use prost_types::value::Kind;
 use prost_types::{Struct, Value};
@@ -148,47 +149,110 @@ fn a_runner_that_can_be_told_looks_for_nothing_to_stage() {
     }
 }
 
-#[test]
-fn flink_is_left_out_where_the_cluster_has_it_and_what_no_job_needs() {
-    const LEFT_OUT: [&str; 5] = [
-        "META-INF/services/org.apache.beam.sdk.options.PipelineOptionsRegistrar",
-        "org/apache/flink/runtime/A.class",
-        "org/apache/flink/shaded/netty4/B.class",
-        "flink-rpc-akka.jar",
-        "org/apache/flink/api/java/C.class",
-    ];
-    const PACKED: [&str; 5] = [
-        "a/b.txt",
-        RUNNER,
-        "org/apache/flink/connector/kafka/D.class",
-        "org/apache/flink/",
-        "META-INF/services/org.apache.flink.core.execution.PipelineExecutorFactory",
-    ];
+const OF_FLINK: [&str; 4] = [
+    "org/apache/flink/runtime/A.class",
+    "org/apache/flink/shaded/netty4/B.class",
+    "flink-rpc-akka.jar",
+    "org/apache/flink/api/java/C.class",
+];
+const OF_SDK_CODE: [&str; 6] = [
+    "META-INF/services/org.apache.beam.sdk.options.PipelineOptionsRegistrar",
+    "META-INF/native/netty_tcnative_windows_x86_64.dll",
+    "META-INF/native/libconscrypt_openjdk_jni-linux-x86_64.so",
+    "com/google/cloud/storage/Blob.class",
+    "io/grpc/xds/XdsClient.class",
+    "org/apache/beam/sdk/extensions/gcp/storage/GcsFileSystemRegistrar.class",
+];
+const OF_EACH_JOB: [&str; 8] = [
+    "a/b.txt",
+    RUNNER,
+    "org/apache/flink/connector/kafka/D.class",
+    "org/apache/flink/",
+    "META-INF/services/org.apache.flink.core.execution.PipelineExecutorFactory",
+    "META-INF/native/libx_netty_transport_native_epoll_x86_64.so",
+    "com/google/api/services/dataflow/model/Base2Exponent.class",
+    "org/apache/beam/vendor/grpc/v1p60p1/io/grpc/Server.class",
+];
+
+/// What is packed of a jar with these entries for a job whose SDK has this environment.
+fn packed_for(order: &[&'static str], flink: FlinkClasses, environment: &str) -> ZipArchive<Cursor<Vec<u8>>> {
     let folder = tempfile::tempdir().unwrap();
-    let contents = BTreeMap::from_iter(LEFT_OUT.into_iter().chain(PACKED).map(|name| (name, name.repeat(9))));
+    let contents = order.iter().map(|name| name.repeat(9)).collect::<Vec<_>>();
+    let files = order.iter().zip(&contents).map(|(name, content)| (*name, content.as_bytes()));
+    let runner = RunnerJar::open(&jar_of(folder.path(), &files.collect::<Vec<_>>(), 3)).unwrap();
+    packed_in(runner, flink, environment, folder.path())
+}
+
+fn packed_in(
+    runner: RunnerJar,
+    flink: FlinkClasses,
+    environment: &str,
+    folder: &Path,
+) -> ZipArchive<Cursor<Vec<u8>>> {
+    let options = Struct::default();
+    let mut job = job(Vec::new(), &options);
+    let environments = &mut job.pipeline.components.as_mut().unwrap().environments;
+    environments.values_mut().for_each(|of_job| of_job.urn = environment.to_owned());
+    let packed = PortableJar::pack(Arc::new(runner), flink, job, folder).unwrap();
+    ZipArchive::new(Cursor::new(whole(&packed))).unwrap()
+}
+
+#[test]
+fn what_a_job_has_otherwise_or_does_not_need_is_left_out() {
+    let cases = [
+        (FlinkClasses::OfTheCluster, environments::EXTERNAL, [].as_slice(), [].as_slice()),
+        (FlinkClasses::OfTheJar, environments::DOCKER, &OF_FLINK, &[]),
+        (FlinkClasses::OfTheCluster, "beam:env:embedded:v1", &[], &OF_SDK_CODE),
+        (FlinkClasses::OfTheJar, "beam:env:embedded:v1", &OF_FLINK, &OF_SDK_CODE),
+    ];
+    let optional = [OF_FLINK.as_slice(), &OF_SDK_CODE].concat();
     // The order in the jar decides what is cut out where.
     let orders = [
-        [LEFT_OUT.as_slice(), &PACKED].concat(),
-        [PACKED.as_slice(), &LEFT_OUT].concat(),
-        PACKED.into_iter().zip(LEFT_OUT).flat_map(|(packed, out)| [packed, out]).collect(),
+        [optional.as_slice(), &OF_EACH_JOB].concat(),
+        [OF_EACH_JOB.as_slice(), &optional].concat(),
+        OF_EACH_JOB
+            .into_iter()
+            .zip(&optional)
+            .flat_map(|(packed, out)| [packed, out])
+            .chain(optional[8..].iter().copied())
+            .collect(),
     ];
-    for order in orders {
-        let files = order.iter().map(|name| (*name, contents[name].as_bytes())).collect::<Vec<_>>();
-        let runner = RunnerJar::open(&jar_of(folder.path(), &files, 3)).unwrap();
-        let options = Struct::default();
-        let job = job(Vec::new(), &options);
-        let packed =
-            PortableJar::pack(Arc::new(runner), FlinkClasses::OfTheCluster, job, folder.path()).unwrap();
-        let mut archive = ZipArchive::new(Cursor::new(whole(&packed))).unwrap();
-        assert_eq!(archive.len(), PACKED.len() + 3 + 3, "{order:?}");
-        for name in PACKED {
-            assert_eq!(text_of(&mut archive, name), contents[name]);
+    for (flink, environment, of_flink, of_sdk_code) in cases {
+        for order in &orders {
+            let mut archive = packed_for(order, flink, environment);
+            let wanted = [of_flink, of_sdk_code, &OF_EACH_JOB].concat();
+            assert_eq!(archive.len(), wanted.len() + 3 + 3, "{environment}: {order:?}");
+            for name in wanted {
+                assert_eq!(text_of(&mut archive, name), name.repeat(9), "{environment}: {order:?}");
+            }
+            assert_eq!(
+                text_of(&mut archive, "BEAM-PIPELINE/pipeline-manifest.json"),
+                r#"{"defaultJobName": "pipeline"}"#
+            );
+            assert!(archive.by_name("c2.class").is_ok());
         }
-        assert_eq!(
-            text_of(&mut archive, "BEAM-PIPELINE/pipeline-manifest.json"),
-            r#"{"defaultJobName": "pipeline"}"#
-        );
-        assert!(archive.by_name("c2.class").is_ok());
+    }
+}
+
+/// Beam loads all that are in its list, so those that are left out must not be.
+#[test]
+fn file_systems_that_are_left_out_are_not_listed() {
+    const LIST: &str = "META-INF/services/org.apache.beam.sdk.io.FileSystemRegistrar";
+    let all = "# known\norg.apache.beam.sdk.io.LocalFileSystemRegistrar\n\
+               org.apache.beam.sdk.extensions.gcp.storage.GcsFileSystemRegistrar\norg.example.Mine";
+    let folder = tempfile::tempdir().unwrap();
+    let path = jar_of(folder.path(), &[(RUNNER, b"code"), (LIST, all.as_bytes())], 1);
+    for (environment, packed) in [
+        (
+            environments::PROCESS,
+            "# known\norg.apache.beam.sdk.io.LocalFileSystemRegistrar\norg.example.Mine\n",
+        ),
+        ("beam:env:embedded:v1", all),
+    ] {
+        let runner = RunnerJar::open(&path).unwrap();
+        let mut archive = packed_in(runner, FlinkClasses::OfTheCluster, environment, folder.path());
+        assert_eq!(text_of(&mut archive, LIST), packed, "{environment}");
+        assert_eq!(archive.len(), 3 + 3, "{environment}");
     }
 }
 
