@@ -358,7 +358,11 @@ def slim(proto):
   for transform in proto.components.transforms.values():
     digest_payload(transform.spec)
     transform.ClearField('display_data')
+    kind = transform.annotations.get('python_type', b'')
     transform.annotations.clear()
+    # The one that the runner looks for.
+    if kind == b'apache_beam.transforms.core.Create':
+      transform.annotations['python_type'] = kind
   for coder in proto.components.coders.values():
     digest(coder.spec)
   for strategy in proto.components.windowing_strategies.values():

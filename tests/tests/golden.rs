@@ -13,7 +13,7 @@ use prost::Message;
 use runner_core::fusion::fuse;
 use runner_core::graph::QueryablePipeline;
 use runner_core::plan::{self, ExecutionPlan, Node, PlanGrain, plan_dot, plan_text};
-use runner_core::rewrite::rewrite;
+use runner_core::rewrite::{for_one_worker, rewrite};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
@@ -29,13 +29,20 @@ fn names_of(extension: &str) -> BTreeSet<String> {
 }
 
 fn plan(name: &str) -> ExecutionPlan {
+    plan_of(name, PlanGrain::Default)
+}
+
+fn plan_of(name: &str, grain: PlanGrain) -> ExecutionPlan {
     let encoded = fs::read(folder().join(format!("{name}.pb"))).unwrap();
     let pipeline = Pipeline::decode(encoded.as_slice()).unwrap();
     // Not by way of `plan_pipeline`: what the engine cannot run yet has a plan all the same.
     let mut graph = QueryablePipeline::new(&pipeline).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+    if grain == PlanGrain::Coarse {
+        for_one_worker(&mut graph).unwrap_or_else(|fault| panic!("{name}: {fault}"));
+    }
     rewrite(&mut graph).unwrap_or_else(|fault| panic!("{name}: {fault}"));
     let fused = fuse(&graph).unwrap_or_else(|fault| panic!("{name}: {fault}"));
-    plan::plan(&graph, &fused, PlanGrain::Default).unwrap_or_else(|fault| panic!("{name}: {fault}"))
+    plan::plan(&graph, &fused, grain).unwrap_or_else(|fault| panic!("{name}: {fault}"))
 }
 
 #[test]
@@ -60,8 +67,10 @@ fn plans_are_as_written() {
 /// What must hold of any plan, whatever the text says.
 #[test]
 fn plans_are_sound() {
-    for name in names_of("pb") {
-        let plan = plan(&name);
+    let grains = [PlanGrain::Default, PlanGrain::Coarse];
+    for (name, grain) in names_of("pb").into_iter().flat_map(|name| grains.map(|grain| (name.clone(), grain)))
+    {
+        let plan = plan_of(&name, grain);
         let mut made = BTreeSet::new();
         let mut transforms = BTreeSet::new();
         for node in &plan.nodes {
@@ -82,6 +91,42 @@ fn plans_are_sound() {
         }
         assert_eq!(made.len(), plan.collections.len(), "{name}: a collection that nobody makes");
     }
+}
+
+/// Stages, Impulses and Redistributes.
+fn counts(plan: &ExecutionPlan) -> [usize; 3] {
+    let count = |is: fn(&Node) -> bool| plan.nodes.iter().filter(|node| is(node)).count();
+    [
+        count(|node| matches!(node, Node::Stage(_))),
+        count(|node| matches!(node, Node::Impulse { .. })),
+        count(|node| matches!(node, Node::Redistribute { .. })),
+    ]
+}
+
+/// The same pipelines in fewer bundles: what belongs to Create is left out, what is the user's own stays.
+#[test]
+fn one_worker_has_fewer_bundles() {
+    let mut fewer = 0;
+    for name in names_of("pb") {
+        let (many, one) = (plan_of(&name, PlanGrain::Default), plan_of(&name, PlanGrain::Coarse));
+        if many.streaming {
+            assert_eq!(plan_text(&many), plan_text(&one), "{name}");
+            continue;
+        }
+        let (many, one) = (counts(&many), counts(&one));
+        assert!(one.iter().zip(many).all(|(one, many)| *one <= many), "{name}: {many:?} to {one:?}");
+        assert!(one[1] <= 1, "{name}: {one:?}");
+        fewer += usize::from(one[0] < many[0]);
+    }
+    assert!(fewer > 10, "{fewer} have fewer stages");
+    let both =
+        |name: &str| [PlanGrain::Default, PlanGrain::Coarse].map(|grain| counts(&plan_of(name, grain)));
+    // A Create of several values, and one that is looked into.
+    assert_eq!(both("side_inputs"), [[4, 2, 1], [2, 1, 0]]);
+    // A Create, and a Reshuffle of the user's.
+    assert_eq!(both("reshuffle_unlike_coders"), [[3, 1, 2], [2, 1, 1]]);
+    // A stage that is asked about by what it asks about is not joined with that.
+    assert_eq!(both("side_input_cycle"), [[5, 1, 2], [4, 1, 1]]);
 }
 
 #[test]

@@ -27,6 +27,7 @@ use beam_model::urns::standard_side_input_types;
 
 pub use combining_state::CombineStage;
 pub use keyed::{KeyedStage, TimerFamily, TimerKind, is_keyed};
+pub(crate) use planner::is_streaming;
 pub use planner::{PlanGrain, plan, plan_pipeline};
 pub(crate) use side_inputs::is_live;
 pub use side_inputs::{Contents, LiveView, Ready};

@@ -19,6 +19,8 @@ use crate::graph::{PrimitiveKind, QueryablePipeline, kind_of, test_stream_payloa
 /// How finely the plan is to cut what passes through the runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanGrain {
+    /// As coarse as may be: for jobs with one worker, among which nothing is to be divided.
+    Coarse,
     /// Single elements only where bundles must be cut between them.
     Default,
     /// Single keys: the output of every GroupByKey element by element.
@@ -296,7 +298,7 @@ fn cut_before_handing_on(nodes: &[Node], collections: &mut [Collection]) {
 }
 
 /// Whether some PCollection is unbounded, or made by a TestStream, which says itself when what arrives.
-fn is_streaming(components: &Components) -> bool {
+pub(crate) fn is_streaming(components: &Components) -> bool {
     let unbounded = is_bounded::Enum::Unbounded;
     let mut pcollections = components.pcollections.values();
     pcollections.any(|pcollection| pcollection.is_bounded() == unbounded)
@@ -318,6 +320,9 @@ pub fn plan_pipeline(
 ) -> Result<ExecutionPlan, PlanError> {
     let mut graph = QueryablePipeline::new(pipeline).map_err(PlanError::Refused)?;
     crate::graph::unsupported(&graph).into_result().map_err(PlanError::Refused)?;
+    if grain == PlanGrain::Coarse {
+        crate::rewrite::for_one_worker(&mut graph)?;
+    }
     crate::rewrite::rewrite(&mut graph)?;
     let fused = crate::fusion::fuse(&graph)?;
     Ok(plan(&graph, &fused, grain)?)

@@ -6,14 +6,18 @@
 //! producers whose coder is not the one that a runner transform hands on are transcoded by a worker
 //! ([`transcode`]); values of groups that may be too many for memory get a coder that knows tokens
 //! ([`state_backed`]).
+//!
+//! Before all of that, jobs with one worker lose what only divides work among several ([`one_worker`]).
 
 mod combine_lifting;
+mod one_worker;
 mod splittable_pardo;
 mod state_backed;
 mod test_stream;
 mod transcode;
 
 pub(crate) use combine_lifting::can_lift;
+pub use one_worker::for_one_worker;
 
 use crate::fault::Fault;
 use crate::graph::QueryablePipeline;
