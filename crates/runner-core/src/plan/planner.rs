@@ -320,8 +320,11 @@ pub fn plan_pipeline(
 ) -> Result<ExecutionPlan, PlanError> {
     let mut graph = QueryablePipeline::new(pipeline).map_err(PlanError::Refused)?;
     crate::graph::unsupported(&graph).into_result().map_err(PlanError::Refused)?;
-    if grain == PlanGrain::Coarse {
-        crate::rewrite::for_one_worker(&mut graph)?;
+    match grain {
+        PlanGrain::Coarse => crate::rewrite::for_one_worker(&mut graph)?,
+        PlanGrain::Default => crate::rewrite::spread_once(&mut graph)?,
+        // All of it is to be cut.
+        PlanGrain::Key | PlanGrain::Element => {}
     }
     crate::rewrite::rewrite(&mut graph)?;
     let fused = crate::fusion::fuse(&graph)?;

@@ -7,17 +7,17 @@
 //! ([`transcode`]); values of groups that may be too many for memory get a coder that knows tokens
 //! ([`state_backed`]).
 //!
-//! Before all of that, jobs with one worker lose what only divides work among several ([`one_worker`]).
+//! Before all of that, what spreads work to no purpose may be left out ([`creates`]).
 
 mod combine_lifting;
-mod one_worker;
+mod creates;
 mod splittable_pardo;
 mod state_backed;
 mod test_stream;
 mod transcode;
 
 pub(crate) use combine_lifting::can_lift;
-pub use one_worker::for_one_worker;
+pub use creates::{for_one_worker, spread_once};
 
 use crate::fault::Fault;
 use crate::graph::QueryablePipeline;
