@@ -45,7 +45,7 @@ CONFIG = {
     'taskmanager.memory.process.size': '20g', 'taskmanager.memory.jvm-metaspace.size': '6g',
     'taskmanager.memory.task.off-heap.size': '4g', 'taskmanager.memory.managed.size': '256m',
     'taskmanager.memory.network.max': '512m',
-    # Seconds that the jar of a job that has ended, 150 MB, stays on the TaskManager's disk.
+    # Seconds that the jar of a job that has ended, 60 or 150 MB, stays on the TaskManager's disk.
     'blob.service.cleanup.interval': '30'
 }
 # No job lasts long enough for better code to pay.

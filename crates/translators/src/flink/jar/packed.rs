@@ -66,8 +66,9 @@ const OF_EVERY_CLUSTER: [&str; 13] = [
 ];
 /// What Flink loads the classes from with which its processes talk: a jar in a jar, of 20 MB.
 const RPC_SYSTEM: &[u8] = b"flink-rpc-akka.jar";
-/// What only `gs://` and the metrics of Google's cloud need, and TLS. Of `com.google.api`, Beam's metrics need some.
-const OF_A_CLOUD: [&str; 15] = [
+/// What only `gs://` and the metrics of Google's cloud need, and TLS. Beam's core has what it needs of gRPC under names of
+/// its own, in any version. Of `com.google.api`, its metrics need some.
+const OF_A_CLOUD: [&str; 11] = [
     "com/google/api/gax/",
     "com/google/api/services/storage/",
     "com/google/apps/",
@@ -75,14 +76,10 @@ const OF_A_CLOUD: [&str; 15] = [
     "com/google/monitoring/",
     "com/google/shopping/",
     "com/google/storage/",
-    "google/monitoring/",
     "io/grpc/",
-    "io/opencensus/proto/",
-    "io/opentelemetry/",
     "META-INF/native-image/",
     "org/apache/beam/sdk/extensions/gcp/",
     "org/conscrypt/",
-    "org/threeten/bp/",
 ];
 /// Native code: TLS for each kind of machine, all but that for Linux's sockets. What loads it goes on without.
 const NATIVE: &str = "META-INF/native/";
