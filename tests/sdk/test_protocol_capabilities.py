@@ -228,6 +228,18 @@ def test_bundles_at_once_on_a_worker(hint, expected, endpoint):
   assert _RUNNING[1] == expected
 
 
+@pytest.mark.parametrize('hint, expected', [(None, 1), (3, 3)])
+def test_values_of_create_are_spread_over_them(hint, expected, endpoint):
+  _RUNNING[:] = [0, 0]
+  work = 'Slow' >> beam.Map(slow, expected)
+  if hint:
+    work = work.with_resource_hints(max_active_bundles_per_worker=str(hint))
+  pipeline = beam.Pipeline(options=PipelineOptions(harness.portable_options(endpoint)))
+  harness.check(pipeline | beam.Create(range(24)) | work, range(24))
+  assert harness.checks_passed(harness.run_pipeline(pipeline)) == 1
+  assert _RUNNING[1] == expected
+
+
 # --- Shorter ways between runner and worker. The Python SDK goes some of them only; for the others its workers,
 # which over LOOPBACK are threads of this process, are made to here.
 

@@ -21,6 +21,7 @@ use crate::artifact_retrieval::ArtifactRetrievalService;
 use crate::bundle::JobBundles;
 use crate::control::ControlService;
 use crate::data::DataService;
+use crate::environment::EnvironmentSpec;
 use crate::logging::LoggingService;
 use crate::provision::ProvisionService;
 use crate::state::StateService;
@@ -55,6 +56,11 @@ impl FnHarnessBridge {
     /// Why not, and what to use instead.
     pub fn check_environment(&self, id: &str, environment: &Environment) -> Result<(), String> {
         crate::environment::check(id, environment, &self.shared.config.containers)
+    }
+
+    /// How many bundles of a job could run at once in an environment with so many workers: more than those if it says so.
+    pub fn parallelism(&self, id: &str, environment: &Environment, workers: usize) -> usize {
+        crate::worker::parallelism(&EnvironmentSpec::read(id, environment), workers)
     }
 
     /// Adds the services control, data, state, logging, provision, artifact retrieval and worker

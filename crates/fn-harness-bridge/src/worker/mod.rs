@@ -12,7 +12,7 @@ mod turns;
 
 pub(crate) use data_streams::DataStreams;
 pub(crate) use outbox::{Outbox, OutboxStream};
-pub(crate) use pool::{EnvironmentWorkers, Lease};
+pub(crate) use pool::{EnvironmentWorkers, Lease, parallelism};
 pub(crate) use recent_lines::RecentLines;
 pub(crate) use registry::{Registry, worker_id};
 pub(crate) use session::WorkerSession;

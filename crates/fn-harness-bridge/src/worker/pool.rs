@@ -59,6 +59,15 @@ impl Most {
             Some(_) | None => Self { workers, bundles: NonZeroUsize::MIN },
         }
     }
+
+    fn parallelism(self) -> usize {
+        self.workers.saturating_mul(self.bundles.get().min(MOST_BUNDLES_WORTHWHILE))
+    }
+}
+
+/// How many bundles could run at once in an environment with so many workers.
+pub(crate) fn parallelism(environment: &EnvironmentSpec, workers: usize) -> usize {
+    Most::of(environment, workers).parallelism()
 }
 
 #[derive(Default)]
@@ -242,8 +251,7 @@ impl EnvironmentWorkers {
 
     /// How many bundles may run at once, on all workers together.
     pub(crate) fn parallelism(&self) -> usize {
-        let Most { workers, bundles } = self.most;
-        workers.saturating_mul(bundles.get().min(MOST_BUNDLES_WORTHWHILE))
+        self.most.parallelism()
     }
 
     /// Whether a worker is there that could take a bundle at once.

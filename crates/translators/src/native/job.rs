@@ -4,11 +4,12 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
+use beam_model::pipeline::Pipeline;
 use fn_harness_bridge::{FnHarnessBridge, JobWorkers};
 use runner_core::backend::{Importance, JobInvocation, JobListener, MetricResults, Outcome, PipelineResult};
 use runner_core::executor::{Clock, Execution, Progress, Wish, run};
 use runner_core::fault::Fault;
-use runner_core::plan::plan_pipeline;
+use runner_core::plan::{PlanGrain, plan_pipeline};
 use runner_core::ports::Storage;
 use tokio::sync::watch;
 
@@ -78,7 +79,8 @@ async fn execute(
         Ok(settings) => settings,
         Err(reason) => return Outcome::Failed(Fault::user(reason)),
     };
-    let plan = match plan_pipeline(&invocation.pipeline, settings.grain) {
+    let grain = grain_of(bridge, &settings, &invocation.pipeline);
+    let plan = match plan_pipeline(&invocation.pipeline, grain) {
         Ok(plan) => Arc::new(plan),
         Err(error) => return Outcome::Failed(Fault::user(error.to_string())),
     };
@@ -112,6 +114,17 @@ async fn execute(
     let spilled = storage.budget().spilled().saturating_sub(spilled_before);
     report(&progress, spilled, invocation.listener.as_ref());
     outcome
+}
+
+/// Where no two bundles run at once there need not be two.
+fn grain_of(bridge: &FnHarnessBridge, settings: &JobSettings, pipeline: &Pipeline) -> PlanGrain {
+    let mut environments = pipeline.components.iter().flat_map(|components| &components.environments);
+    let one_by_one =
+        environments.all(|(id, environment)| bridge.parallelism(id, environment, settings.workers) <= 1);
+    match settings.grain {
+        PlanGrain::Default if one_by_one => PlanGrain::Coarse,
+        grain => grain,
+    }
 }
 
 /// `spilled`: bytes of all jobs that went from memory to disk while this one ran.

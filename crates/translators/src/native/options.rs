@@ -87,7 +87,6 @@ impl JobSettings {
             }
         };
         let workers = workers(options, config)?;
-        let grain = if workers == 1 && grain == PlanGrain::Default { PlanGrain::Coarse } else { grain };
         let inject = match options.string(INJECT_BUNDLE_FAILURES).unwrap_or("none") {
             "none" => FaultInjection::None,
             "first_attempt" => FaultInjection::FirstAttempts,
