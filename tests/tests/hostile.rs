@@ -13,6 +13,7 @@ use prost::Message;
 use runner_core::plan::{PlanGrain, plan_pipeline};
 
 const CASES: u64 = 150;
+const GRAINS: [PlanGrain; 4] = [PlanGrain::Element, PlanGrain::Coarse, PlanGrain::Default, PlanGrain::Key];
 
 #[test]
 fn changed_pipelines_are_planned_or_refused() {
@@ -26,7 +27,8 @@ fn changed_pipelines_are_planned_or_refused() {
         for seed in &seeds {
             let Ok(pipeline) = Pipeline::decode(&*changed(&original, *seed)) else { continue };
             decoded += 1;
-            let result = catch_unwind(|| plan_pipeline(&pipeline, PlanGrain::Element).is_ok());
+            let grain = GRAINS[*seed as usize % GRAINS.len()];
+            let result = catch_unwind(|| plan_pipeline(&pipeline, grain).is_ok());
             match result {
                 Ok(is_planned) => planned += u32::from(is_planned),
                 Err(_) => panic!("{} with SEED={seed} made the planner panic", file.display()),

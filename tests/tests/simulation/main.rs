@@ -72,7 +72,7 @@ impl Simulated {
             2 => BundlePolicy::Bytes(random.below(400) as u64),
             _ => BundlePolicy::DEFAULT,
         };
-        let grain = random.pick(&[PlanGrain::Default, PlanGrain::Key, PlanGrain::Element]);
+        let grain = random.pick(&[PlanGrain::Coarse, PlanGrain::Default, PlanGrain::Key, PlanGrain::Element]);
         let inject = if random.one_in(5) { FaultInjection::FirstAttempts } else { FaultInjection::None };
         Self { case, policy, grain, inject, chance: Chance::new(random) }
     }

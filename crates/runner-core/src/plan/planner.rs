@@ -19,7 +19,7 @@ use crate::graph::{PrimitiveKind, QueryablePipeline, kind_of, test_stream_payloa
 /// How finely the plan is to cut what passes through the runner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PlanGrain {
-    /// As coarse as may be: for jobs with one worker, among which nothing is to be divided.
+    /// As coarse as may be: for jobs whose bundles run one by one.
     Coarse,
     /// Single elements only where bundles must be cut between them.
     Default,

@@ -1,12 +1,11 @@
 //! Leaves out what spreads work where there is nothing to spread, or where it is spread anew.
 //!
-//! The Python SDK's Create puts a Reshuffle behind its values. Before a Reshuffle of the user's own it is of no use, nor
-//! is it for a job with one worker, for which all Impulses become one besides, so that their readers are one stage: a bundle costs a
-//! worker some milliseconds before its first element, which is most of a small job's time.
+//! The Python SDK's Create has a Reshuffle behind its values. Before a Reshuffle of the user's own it is of no use, nor is it
+//! where bundles run one by one, where all Impulses become one besides, so that their readers are one stage: a bundle costs
+//! a worker some milliseconds before its first element, which is most of a small job's time.
 //!
-//! A Reshuffle of the user's own stays: it also keeps what comes before it from being done again when what comes after it
-//! fails. So does all that one worker could do without in an unbounded pipeline, where a bundle that goes on and on would
-//! hold up its siblings.
+//! A Reshuffle of the user's own stays: it also keeps what comes before it from being done again when what comes after
+//! fails. In unbounded pipelines nothing is joined: a bundle that goes on and on would hold up its siblings.
 
 use std::collections::BTreeSet;
 
@@ -20,9 +19,9 @@ use crate::plan::is_streaming;
 const PYTHON_TYPE: &str = "python_type";
 const PYTHON_CREATE: &[u8] = b"apache_beam.transforms.core.Create";
 
-/// For jobs with several workers. The pipeline has been validated.
+/// For jobs that may run several bundles at once. The pipeline has been validated.
 pub fn spread_once(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
-    let creates: BTreeSet<String> = creates(&pipeline.components).cloned().collect();
+    let creates: Vec<_> = creates(&pipeline.components).cloned().collect();
     let network = pipeline.network();
     let mut spread_anew = Vec::new();
     for id in creates {
@@ -38,7 +37,7 @@ pub fn spread_once(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     leave_out_reshuffles(pipeline, spread_anew)
 }
 
-/// For a job whose environments have one worker each. The pipeline has been validated.
+/// For jobs whose bundles run one by one. The pipeline has been validated.
 pub fn for_one_worker(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     if is_streaming(&pipeline.components) {
         return spread_once(pipeline);
