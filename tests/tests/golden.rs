@@ -13,7 +13,7 @@ use prost::Message;
 use runner_core::fusion::fuse;
 use runner_core::graph::QueryablePipeline;
 use runner_core::plan::{self, ExecutionPlan, Node, PlanGrain, plan_dot, plan_text};
-use runner_core::rewrite::{for_one_worker, rewrite, spread_once};
+use runner_core::rewrite::{rewrite, spread_no_more_than};
 
 fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("golden")
@@ -37,12 +37,7 @@ fn plan_of(name: &str, grain: PlanGrain) -> ExecutionPlan {
     let pipeline = Pipeline::decode(encoded.as_slice()).unwrap();
     // Not by way of `plan_pipeline`: what the engine cannot run yet has a plan all the same.
     let mut graph = QueryablePipeline::new(&pipeline).unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
-    let spread = match grain {
-        PlanGrain::Coarse => for_one_worker(&mut graph),
-        PlanGrain::Default => spread_once(&mut graph),
-        PlanGrain::Key | PlanGrain::Element => Ok(()),
-    };
-    spread.unwrap_or_else(|fault| panic!("{name}: {fault}"));
+    spread_no_more_than(grain, &mut graph).unwrap_or_else(|fault| panic!("{name}: {fault}"));
     rewrite(&mut graph).unwrap_or_else(|fault| panic!("{name}: {fault}"));
     let fused = fuse(&graph).unwrap_or_else(|fault| panic!("{name}: {fault}"));
     plan::plan(&graph, &fused, grain).unwrap_or_else(|fault| panic!("{name}: {fault}"))

@@ -320,12 +320,7 @@ pub fn plan_pipeline(
 ) -> Result<ExecutionPlan, PlanError> {
     let mut graph = QueryablePipeline::new(pipeline).map_err(PlanError::Refused)?;
     crate::graph::unsupported(&graph).into_result().map_err(PlanError::Refused)?;
-    match grain {
-        PlanGrain::Coarse => crate::rewrite::for_one_worker(&mut graph)?,
-        PlanGrain::Default => crate::rewrite::spread_once(&mut graph)?,
-        // All of it is to be cut.
-        PlanGrain::Key | PlanGrain::Element => {}
-    }
+    crate::rewrite::spread_no_more_than(grain, &mut graph)?;
     crate::rewrite::rewrite(&mut graph)?;
     let fused = crate::fusion::fuse(&graph)?;
     Ok(plan(&graph, &fused, grain)?)

@@ -13,14 +13,23 @@ use beam_model::pipeline::{Components, PTransform};
 
 use crate::fault::Fault;
 use crate::graph::{PrimitiveKind, QueryablePipeline};
-use crate::plan::is_streaming;
+use crate::plan::{PlanGrain, is_streaming};
 
 /// The annotation with which the Python SDK says what a transform is.
 const PYTHON_TYPE: &str = "python_type";
 const PYTHON_CREATE: &[u8] = b"apache_beam.transforms.core.Create";
 
-/// For jobs that may run several bundles at once. The pipeline has been validated.
-pub fn spread_once(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
+/// Leaves out what need not be for this grain. The pipeline has been validated.
+pub fn spread_no_more_than(grain: PlanGrain, pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
+    match grain {
+        PlanGrain::Coarse if !is_streaming(&pipeline.components) => join(pipeline),
+        PlanGrain::Coarse | PlanGrain::Default => spread_once(pipeline),
+        // All of it is to be cut.
+        PlanGrain::Key | PlanGrain::Element => Ok(()),
+    }
+}
+
+fn spread_once(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     let creates: Vec<_> = creates(&pipeline.components).cloned().collect();
     let network = pipeline.network();
     let mut spread_anew = Vec::new();
@@ -37,11 +46,7 @@ pub fn spread_once(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     leave_out_reshuffles(pipeline, spread_anew)
 }
 
-/// For jobs whose bundles run one by one. The pipeline has been validated.
-pub fn for_one_worker(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
-    if is_streaming(&pipeline.components) {
-        return spread_once(pipeline);
-    }
+fn join(pipeline: &mut QueryablePipeline) -> Result<(), Fault> {
     let creates = creates(&pipeline.components).cloned().collect();
     leave_out_reshuffles(pipeline, creates)?;
     merge_impulses(pipeline)

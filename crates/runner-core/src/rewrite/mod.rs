@@ -17,7 +17,7 @@ mod test_stream;
 mod transcode;
 
 pub(crate) use combine_lifting::can_lift;
-pub use creates::{for_one_worker, spread_once};
+pub use creates::spread_no_more_than;
 
 use crate::fault::Fault;
 use crate::graph::QueryablePipeline;
